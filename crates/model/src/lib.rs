@@ -1,0 +1,13 @@
+//! The words of hookline and its pure rules.
+//!
+//! Reading order: [`ids`], [`event`] and [`resource`] are the nouns; [`topics`] says what is stored where and [`limits`] how large
+//! anything may get; [`wire`] are the stored forms. Then the rules: [`policy`] and [`path`] (when to try again), [`matching`] (who gets
+//! an event), [`signature`], and [`core`] (who owns a partition, what is settled in it, what to send next).
+//!
+//! Invariants stated as absences: no I/O, no clock (callers pass `now`), no runtime, no framework types.
+
+pub mod ids;
+pub mod limits;
+pub mod time;
+pub mod topics;
+pub mod wire;

@@ -1,0 +1,108 @@
+//! The physics: how large, how many, how long. Each with its reason; those that depend on one another are checked at compile time.
+
+use std::time::Duration;
+
+/// The default ladder of tiers: name (as in the topic) and delay. Shortest first.
+pub const TIERS: [(&str, Duration); 20] = [
+    ("1s", secs(1)),
+    ("5s", secs(5)),
+    ("30s", secs(30)),
+    ("1m", secs(60)),
+    ("100s", secs(100)),
+    ("2m", secs(120)),
+    ("4m", secs(240)),
+    ("5m", secs(300)),
+    ("8m", secs(480)),
+    ("10m", secs(600)),
+    ("16m", secs(960)),
+    ("30m", secs(1800)),
+    ("32m", secs(1920)),
+    ("1h", secs(3600)),
+    ("2h", secs(7200)),
+    ("5h", secs(5 * 3600)),
+    ("10h", secs(10 * 3600)),
+    ("14h", secs(14 * 3600)),
+    ("20h", secs(20 * 3600)),
+    ("24h", secs(24 * 3600)),
+];
+
+const fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+/// Waits shorter than the first tier stay in the lane and never leave the worker.
+pub const IN_PLACE_BELOW: Duration = TIERS[0].1;
+
+/// The largest event, in bytes of its published form.
+pub const EVENT_BYTES_MAX: usize = 768 * 1024;
+
+/// The largest record of an internal topic. Room for an event, its sends and the frame around it.
+pub const RECORD_BYTES_MAX: usize = 2 * 1024 * 1024;
+const _: () = assert!(EVENT_BYTES_MAX * 2 < RECORD_BYTES_MAX);
+
+/// Webhooks named by one record of `deliveries`; more matches take more records.
+pub const SENDS_PER_RECORD_MAX: usize = 5_000;
+const _: () = assert!(EVENT_BYTES_MAX + SENDS_PER_RECORD_MAX * 80 < RECORD_BYTES_MAX);
+
+/// Event identities remembered per partition of `events`.
+pub const IDENTITY_WINDOW: usize = 50_000;
+
+/// The in-flight window of a webhook: where it starts and how far it grows. It never falls below one.
+pub const WINDOW_START: u32 = 8;
+/// See [`WINDOW_START`].
+pub const WINDOW_MAX: u32 = 128;
+
+/// Sends and bytes that one lane may queue in memory before it falls behind.
+pub const LANE_QUEUE_SENDS: usize = 2_000;
+/// See [`LANE_QUEUE_SENDS`].
+pub const LANE_QUEUE_BYTES: usize = 1024 * 1024;
+/// What all lanes of a worker may queue together.
+pub const WORKER_QUEUE_BYTES: usize = 64 * 1024 * 1024;
+
+/// Attempts in one record of `attempts`, and the bytes at which it is closed.
+pub const ATTEMPTS_PER_RECORD_MAX: usize = 256;
+/// See [`ATTEMPTS_PER_RECORD_MAX`].
+pub const ATTEMPTS_RECORD_BYTES: usize = 512 * 1024;
+
+/// Bytes of one chunk of a checkpoint.
+pub const CHECKPOINT_CHUNK_BYTES: usize = 512 * 1024;
+/// How often a partition's progress is stored when it changed.
+pub const CHECKPOINT_EVERY: Duration = secs(1);
+
+/// The deadline of an attempt, connect to body.
+pub const DEADLINE_DEFAULT: Duration = secs(15);
+/// The longest deadline a webhook may ask for.
+pub const DEADLINE_MAX: Duration = secs(30);
+/// Of a response body: bytes read, and bytes kept.
+pub const RESPONSE_BODY_READ: usize = 64 * 1024;
+/// See [`RESPONSE_BODY_READ`].
+pub const RESPONSE_BODY_KEPT: usize = 16 * 1024;
+/// Of a response's head: bytes, headers, and interim (1xx) responses.
+pub const RESPONSE_HEAD_BYTES: usize = 64 * 1024;
+/// See [`RESPONSE_HEAD_BYTES`].
+pub const RESPONSE_HEADERS: usize = 100;
+/// See [`RESPONSE_HEAD_BYTES`].
+pub const RESPONSE_INTERIM: u32 = 8;
+
+/// Own headers of a webhook: how many, bytes of one value, bytes of all.
+pub const HEADERS_MAX: usize = 32;
+/// See [`HEADERS_MAX`].
+pub const HEADER_VALUE_BYTES: usize = 4096;
+/// See [`HEADERS_MAX`].
+pub const HEADERS_BYTES: usize = 16 * 1024;
+
+/// The longest URL.
+pub const URL_BYTES_MAX: usize = 2048;
+
+/// Group session: a member silent for this long is out.
+pub const SESSION_TIMEOUT: Duration = secs(10);
+/// A worker stops starting sends this long before its session could have ended.
+pub const LEASE_MARGIN: Duration = secs(2);
+const _: () = assert!(LEASE_MARGIN.as_millis() * 3 < SESSION_TIMEOUT.as_millis());
+
+/// How long a path's highest ticket is remembered beyond the path's own length. A tier that was stopped in between copying and
+/// committing repeats the copy when it comes back: within this time that repeat is recognised.
+pub const PATH_MARK_GRACE: Duration = secs(7 * 24 * 3600);
+
+/// Bytes of a rejected record that are kept.
+pub const REJECTED_BYTES_KEPT: usize = 64 * 1024;
