@@ -1,1 +1,9 @@
-//! The whole-system tests live in `it/`; this crate has no library of its own.
+//! What the whole-system tests and the benchmark stand on: a real broker, the real program, a receiver with a journal.
+//!
+//! Everything here works through the outer interface (commands, configuration file, HTTP, topics); nothing knows the program's inside.
+//! Processes that are started here end with the process that started them, however that one ends.
+
+pub mod broker;
+pub mod program;
+pub mod receiver;
+pub mod wait;

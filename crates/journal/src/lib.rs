@@ -12,6 +12,8 @@
 //!
 //! What this crate does not know: what the records mean.
 
+pub mod embedded;
+pub mod kafka;
 mod types;
 
 pub use types::*;

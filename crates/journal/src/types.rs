@@ -257,26 +257,23 @@ pub enum MemberEvent {
     Lost(Vec<TopicPartition>),
 }
 
-/// Held while a revoked partition is drained; the group waits for it to be dropped.
+/// Held while a revoked partition is drained; the group waits until it is gone.
 #[derive(Debug)]
 pub struct RevokeGuard {
-    tell: Option<std::sync::mpsc::SyncSender<()>>,
+    /// Nothing is ever sent: the receiver learns from its end being gone.
+    _held: std::sync::mpsc::SyncSender<()>,
 }
 
 impl RevokeGuard {
-    /// A guard, and the side that learns when it is let go: by a value, or by the sender being gone.
+    /// A guard, and the side on which `recv` fails as soon as the guard is let go.
     #[must_use]
     pub fn new() -> (Self, std::sync::mpsc::Receiver<()>) {
-        let (tell, told) = std::sync::mpsc::sync_channel(1);
-        (Self { tell: Some(tell) }, told)
+        let (held, gone) = std::sync::mpsc::sync_channel(1);
+        (Self { _held: held }, gone)
     }
 
     /// The partitions may go to somebody else.
-    pub fn done(mut self) {
-        if let Some(tell) = self.tell.take() {
-            drop(tell.try_send(()));
-        }
-    }
+    pub fn done(self) {}
 }
 
 /// How old records of a topic go away.

@@ -6,8 +6,20 @@
 //!
 //! Invariants stated as absences: no I/O, no clock (callers pass `now`), no runtime, no framework types.
 
+pub mod body;
+pub mod cloudevents;
+pub mod core;
+pub mod event;
 pub mod ids;
 pub mod limits;
+pub mod matching;
+pub mod outcome;
+pub mod path;
+pub mod policy;
+pub mod presets;
+pub mod resource;
+pub mod signature;
 pub mod time;
 pub mod topics;
+pub mod units;
 pub mod wire;

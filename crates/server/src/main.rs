@@ -1,1 +1,51 @@
-fn main() {}
+//! The program: every role in one binary, and the commands around them.
+//!
+//! Reading order: [`pipeline`] is the flow, [`tasks`] what runs and how it stops, [`config`] what can be set, [`commands`] what a person
+//! can ask for. Everything else serves these.
+//!
+//! Invariants stated as absences: no process-wide state (all goes through constructors), no task outside [`tasks`], no output outside
+//! [`output`], no system clock outside [`clock`].
+
+mod cli;
+mod clock;
+mod commands;
+mod config;
+mod dev;
+mod engine;
+mod http;
+mod lag;
+mod logs;
+mod metrics;
+mod output;
+mod pipeline;
+mod process;
+mod receiver;
+mod secrets;
+mod signals;
+mod tasks;
+mod topology;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("hookline")
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            return output::Exit::failed(format!("the runtime did not start: {error}")).report();
+        }
+    };
+    let done = runtime.block_on(Box::pin(commands::run(cli)));
+    // Threads of a client library that still wait for a broker must not hold up the end of the process.
+    runtime.shutdown_timeout(std::time::Duration::from_millis(200));
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(exit) => exit.report(),
+    }
+}

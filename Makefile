@@ -1,0 +1,68 @@
+# The same few commands for people and for CI; new tests add no lines here.
+#
+#   make run     build and start `hookline dev` (development profile: the first build is several times faster)
+#   make build   the optimised program, left at target/release/hookline
+#   make test    all checks and all tests, including those against a real Apache Kafka
+#   make check   formatting, lints, licences and sources of dependencies
+#   make bench   measures on a real Kafka and prints the figures
+#   make setup   only looks what the system lacks (installs it as root on Debian and Ubuntu, else says so)
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+CARGO ?= cargo
+KAFKA_LIBS := target/kafka/libs
+KAFKA_STAMP := target/kafka/.copied
+# Where `hookline dev` keeps its data, and further arguments for it: make run ARGS="--listen 127.0.0.1:9000"
+ARGS ?=
+
+.PHONY: help run build test check bench setup setup-run kafka
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+setup-run:
+	@tests/tools/setup.sh run
+
+setup:
+	@tests/tools/setup.sh test
+
+run: setup-run
+	@$(CARGO) build --locked --package hookline-server --bin hookline
+	exec target/debug/hookline dev $(ARGS)
+
+build: setup-run
+	@$(CARGO) build --locked --release --package hookline-server --bin hookline
+	echo "built target/release/hookline"
+
+check: setup
+	@echo "== formatting"
+	$(CARGO) fmt --all --check
+	echo "== lints"
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	echo "== dependencies: bans, licences, sources"
+	$(CARGO) deny --log-level error check bans licenses sources
+	echo "== dependencies: known vulnerabilities"
+	tests/tools/advisories.sh
+
+# The jars of Kafka, copied once per version of tests/kafka/pom.xml.
+kafka: $(KAFKA_STAMP)
+$(KAFKA_STAMP): tests/kafka/pom.xml
+	@tests/tools/setup.sh test
+	echo "== Kafka's jars"
+	rm -rf $(KAFKA_LIBS)
+	mvn -q -B -f tests/kafka/pom.xml dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$(CURDIR)/$(KAFKA_LIBS)"
+	touch $@
+
+# The whole-system tests start target/debug/hookline, so everything is built first; `--all-targets` selects the same features as the
+# tests do, so nothing is built twice.
+test: check kafka
+	@echo "== tests"
+	$(CARGO) build --locked --workspace --all-targets
+	$(CARGO) test --locked --workspace --no-fail-fast
+
+bench: setup kafka build
+	@$(CARGO) run --locked --release --package hookline-tests --bin bench -- $(ARGS)

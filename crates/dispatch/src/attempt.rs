@@ -1,0 +1,271 @@
+//! One attempt: prepared → sent → judged. What the receiver does is a value; what follows from it is decided here, before anything is written.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hookline_model::body;
+use hookline_model::core::lane::Health;
+use hookline_model::core::partition::{After, Made};
+use hookline_model::ids::{DeliveryId, Position};
+use hookline_model::outcome::{Answer, ErrorClass, Outcome};
+use hookline_model::path::{self, Plan};
+use hookline_model::policy::{self, Facts, Then, Verdict};
+use hookline_model::signature;
+use hookline_model::time::{Clock, Millis};
+use hookline_model::wire;
+use hookline_registry::WebhookEntry;
+use futures::FutureExt as _;
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::guard::UrlPolicy;
+use crate::metrics::Metrics;
+use crate::records::Payload;
+use crate::transport::{Exchange, OutgoingRequest, Transport};
+
+/// A send that is to be attempted now.
+#[derive(Clone)]
+pub(crate) struct Prepared {
+    pub(crate) position: Position,
+    pub(crate) payload: Payload,
+    pub(crate) webhook: Arc<WebhookEntry>,
+    /// Attempts made before in this run.
+    pub(crate) made: u32,
+    /// When the first of them began; zero when there was none.
+    pub(crate) first_try: Millis,
+}
+
+/// What came of it, ready to be recorded.
+pub(crate) struct Judged {
+    pub(crate) position: Position,
+    pub(crate) payload: Payload,
+    pub(crate) attempt: wire::Attempt,
+    pub(crate) outcome: Outcome,
+    pub(crate) health: Health,
+}
+
+/// What attempts are made with.
+pub(crate) struct Maker {
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) urls: Arc<UrlPolicy>,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+impl Maker {
+    /// Makes the attempt and judges it.
+    pub(crate) async fn attempt(&self, prepared: Prepared) -> Judged {
+        let number = prepared.made.saturating_add(1);
+        let (exchange, request) = match self.request(&prepared, number) {
+            Ok((request, shown)) => (self.transport.exchange(request).await, shown),
+            Err((class, detail)) => (failed(self.clock.now(), class, detail), wire::Request::default()),
+        };
+        self.judge(prepared, number, exchange, request)
+    }
+
+    fn request(&self, prepared: &Prepared, number: u32) -> Result<(OutgoingRequest, wire::Request), (ErrorClass, String)> {
+        let settings = &prepared.webhook.settings;
+        let target = self.urls.check(&settings.url).map_err(|refused| (ErrorClass::UrlRefused, refused.to_string()))?;
+        let invalid = |detail: String| (ErrorClass::RequestInvalid, detail);
+        let built = body::build(settings.body, prepared.payload.event(), prepared.payload.accepted_at());
+        let id = DeliveryId::from_slice(&prepared.payload.send().delivery_id).unwrap_or(DeliveryId([0; 16])).to_string();
+        // Taken just before sending: receivers refuse what is more than five minutes old.
+        let timestamp = self.clock.now().0.div_euclid(1000);
+        let keys = prepared.webhook.signing_keys().map_err(|e| invalid(e.to_string()))?;
+        let signed = signature::sign(&id, timestamp, &built.bytes, &keys);
+        let mut headers = HeaderMap::with_capacity(6 + settings.headers.len());
+        let text = |value: &str| HeaderValue::from_str(value).map_err(|e| invalid(format!("a header value cannot be sent: {e}")));
+        for (name, value) in &settings.headers {
+            let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| invalid(format!("header name {name:?} cannot be sent")))?;
+            headers.append(name, text(value)?);
+        }
+        let mut shown = Vec::with_capacity(4);
+        let mut ours = |name: &'static str, value: HeaderValue, show: bool| {
+            if show {
+                shown.push(wire::Header { name: name.to_owned(), value: Bytes::copy_from_slice(value.as_bytes()) });
+            }
+            headers.insert(HeaderName::from_static(name), value);
+        };
+        if let Some(content_type) = built.content_type {
+            ours("content-type", text(&content_type)?, true);
+        }
+        ours("webhook-id", text(&id)?, true);
+        ours("webhook-timestamp", HeaderValue::from(timestamp), true);
+        ours("webhook-signature", text(&signed)?, false);
+        ours("hookline-attempt", HeaderValue::from(number), true);
+        let method = http::Method::from_bytes(settings.method.as_str().as_bytes()).map_err(|e| invalid(e.to_string()))?;
+        let request = wire::Request {
+            method: method.to_string(),
+            url: settings.url.clone(),
+            headers: shown,
+            body_bytes: built.bytes.len() as u64,
+        };
+        Ok((OutgoingRequest { method, target, headers, body: built.bytes, deadline: settings.deadline }, request))
+    }
+
+    fn judge(&self, prepared: Prepared, number: u32, exchange: Exchange, request: wire::Request) -> Judged {
+        let policy = &prepared.webhook.settings.retry;
+        let first_try = if prepared.first_try == Millis(0) { exchange.started_at } else { prepared.first_try };
+        let ended = exchange.started_at.plus(exchange.duration);
+        let retry_after = exchange.retry_after.as_deref().and_then(|header| policy::parse_retry_after(header, ended));
+        let facts = Facts { attempt: number, first_try, ended, answer: exchange.answer, retry_after, draw: fastrand::f64() };
+        let verdict = policy::decide(policy, &facts);
+        let (outcome, next) = follow_up(&verdict, ended);
+        let health = match exchange.answer {
+            Answer::Status(status) if status < 500 && status != 429 => Health::Good,
+            _ => Health::Bad,
+        };
+        let (status, class) = match exchange.answer {
+            Answer::Status(status) if outcome == Outcome::Delivered => (status, ""),
+            Answer::Status(status) if (300..400).contains(&status) => (status, ErrorClass::Redirect.as_str()),
+            Answer::Status(status) => (status, ErrorClass::Status.as_str()),
+            Answer::Failed(class) => (0, class.as_str()),
+        };
+        let response = (status != 0).then(|| wire::Response {
+            headers: exchange
+                .headers
+                .into_iter()
+                // Cookies are credentials of somebody else's.
+                .filter(|(name, _)| name != "set-cookie")
+                .map(|(name, value)| wire::Header { name, value })
+                .collect(),
+            body: exchange.body,
+            body_truncated: exchange.body_truncated,
+        });
+        let attempt = wire::Attempt {
+            attempt: number,
+            outcome: wire::Outcome::from(outcome).into(),
+            status: u32::from(status),
+            error_class: class.to_owned(),
+            error_detail: exchange.detail,
+            started_at_ms: exchange.started_at.0,
+            duration_ms: u32::try_from(exchange.duration.as_millis()).unwrap_or(u32::MAX),
+            first_try_ms: first_try.0,
+            request: Some(request),
+            response,
+            next,
+            ..identity(prepared.position, &prepared.payload, Some(&prepared.webhook))
+        };
+        Judged { position: prepared.position, payload: prepared.payload, attempt, outcome, health }
+    }
+}
+
+/// An outcome reached without an exchange.
+pub(crate) fn without_exchange(
+    position: Position, payload: Payload, webhook: Option<&WebhookEntry>, outcome: Outcome, made: Made, now: Millis, why: &str,
+) -> Judged {
+    // Cancelled is the only final outcome that does not go to `dead`: nobody wants it any more.
+    let next = (outcome != Outcome::Cancelled).then(|| wire::Next { kind: Some(wire::next::Kind::Dead(wire::next::Dead {})), deactivate: false });
+    let attempt = wire::Attempt {
+        attempt: made.attempts,
+        outcome: wire::Outcome::from(outcome).into(),
+        error_detail: why.to_owned(),
+        started_at_ms: now.0,
+        first_try_ms: made.first_try.0,
+        next,
+        ..identity(position, &payload, webhook)
+    };
+    Judged { position, payload, attempt, outcome, health: Health::None }
+}
+
+fn identity(position: Position, payload: &Payload, webhook: Option<&WebhookEntry>) -> wire::Attempt {
+    let (event, send) = (payload.event(), payload.send());
+    wire::Attempt {
+        send: Some(position.into()),
+        delivery_id: send.delivery_id.clone(),
+        run: send.run,
+        project: event.project.clone(),
+        webhook_uid: send.webhook_uid.clone(),
+        webhook: webhook.map_or_else(String::new, |w| w.name.to_string()),
+        webhook_epoch: send.webhook_epoch,
+        event_source: event.source.clone(),
+        event_id: event.id.clone(),
+        event_type: event.r#type.clone(),
+        event_key: event.key.clone(),
+        contact: event.contact.clone(),
+        ..wire::Attempt::default()
+    }
+}
+
+/// Outcome and consequences of a verdict.
+fn follow_up(verdict: &Verdict, ended: Millis) -> (Outcome, Option<wire::Next>) {
+    use wire::next::{Dead, InPlace, Kind, Retry};
+    match verdict {
+        Verdict::Delivered => (Outcome::Delivered, None),
+        Verdict::Retry { delay } => {
+            let kind = match path::plan(*delay) {
+                Plan::InPlace(wait) => Kind::InPlace(InPlace { due_ms: ended.plus(round_up(wait)).0 }),
+                Plan::Tiers(path) => Kind::Retry(Retry { due_ms: ended.plus(path.total_wait()).0, path_ms: path.to_wire() }),
+            };
+            (Outcome::Failed, Some(wire::Next { kind: Some(kind), deactivate: false }))
+        }
+        Verdict::Final { outcome, then } => {
+            let deactivate = matches!(then, Then::Deactivate);
+            (*outcome, Some(wire::Next { kind: Some(Kind::Dead(Dead {})), deactivate }))
+        }
+    }
+}
+
+/// Whole milliseconds, never less: a retry is never early.
+fn round_up(wait: Duration) -> Duration {
+    Duration::from_millis(u64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX))
+}
+
+/// What a recorded attempt leads to. The same for its maker and for a new owner that finds the record.
+pub(crate) fn after(attempt: &wire::Attempt) -> After {
+    let Some(next) = &attempt.next else { return After::Settled };
+    let records = match &next.kind {
+        Some(wire::next::Kind::InPlace(wait)) => return After::InPlace(Millis(wait.due_ms)),
+        Some(wire::next::Kind::Retry(_) | wire::next::Kind::Dead(_)) => 1,
+        None => 0,
+    };
+    After::Follow(records + u32::from(next.deactivate))
+}
+
+/// What a recorded attempt says of its run.
+pub(crate) fn made(attempt: &wire::Attempt) -> Made {
+    Made { attempts: attempt.attempt, first_try: Millis(attempt.first_try_ms) }
+}
+
+/// An exchange that did not come about.
+pub(crate) fn failed(now: Millis, class: ErrorClass, detail: String) -> Exchange {
+    Exchange {
+        started_at: now,
+        duration: Duration::ZERO,
+        answer: Answer::Failed(class),
+        detail,
+        headers: Vec::new(),
+        body: Bytes::new(),
+        body_truncated: false,
+        retry_after: None,
+    }
+}
+
+/// Makes the attempt; a panic on the way fails this attempt alone and is counted.
+pub(crate) async fn make(maker: &Maker, metrics: &Metrics, prepared: Prepared) -> Judged {
+    let _under_way = UnderWay::begin(metrics);
+    let again = prepared.clone();
+    let made = std::panic::AssertUnwindSafe(maker.attempt(prepared)).catch_unwind().await;
+    let judged = made.unwrap_or_else(|_| {
+        metrics.panics.inc();
+        let number = again.made.saturating_add(1);
+        let exchange = failed(maker.clock.now(), ErrorClass::Internal, "hookline failed while making this attempt".into());
+        maker.judge(again, number, exchange, wire::Request::default())
+    });
+    metrics.duration.observe(f64::from(judged.attempt.duration_ms) / 1000.0);
+    judged
+}
+
+struct UnderWay(prometheus::IntGauge);
+
+impl UnderWay {
+    fn begin(metrics: &Metrics) -> Self {
+        metrics.in_flight.inc();
+        Self(metrics.in_flight.clone())
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

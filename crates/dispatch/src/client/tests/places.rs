@@ -1,0 +1,190 @@
+//! Where connections go, and how long they are kept.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
+
+use super::server::{Server, read_request};
+use super::*;
+
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+/// A server that counts connections and says `answer` to each request, closing after `per_connection` of them.
+async fn counting(answer: &'static str, per_connection: usize) -> (Server, Arc<AtomicUsize>) {
+    let connections = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&connections);
+    let server = Server::start(move |_, mut stream| {
+        seen.fetch_add(1, Ordering::SeqCst);
+        async move {
+            for _ in 0..per_connection {
+                if read_request(&mut stream).await.is_none() {
+                    return;
+                }
+                drop(stream.write_all(answer.as_bytes()).await);
+            }
+        }
+    })
+    .await;
+    (server, connections)
+}
+
+#[tokio::test]
+async fn connections_are_used_again() {
+    let (server, connections) = counting(OK, usize::MAX).await;
+    let client = client();
+    for _ in 0..20 {
+        let answer = client.exchange(request(&server.url())).await;
+        assert_eq!(answer.answer, Answer::Status(200));
+        assert_eq!(answer.body, "ok");
+    }
+    assert_eq!(connections.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn connections_are_not_used_again_when_they_must_not_be() {
+    for answer in [
+        "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok",
+        "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nok",
+        "HTTP/1.1 200 OK\r\nKeep-Alive: timeout=1\r\nContent-Length: 2\r\n\r\nok",
+        // A second answer that nobody asked for.
+        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 500 Evil\r\nContent-Length: 0\r\n\r\n",
+    ] {
+        let (server, connections) = counting(answer, usize::MAX).await;
+        let client = client();
+        for _ in 0..3 {
+            let answer = client.exchange(request(&server.url())).await;
+            assert_eq!(answer.answer, Answer::Status(200));
+        }
+        assert_eq!(connections.load(Ordering::SeqCst), 3, "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_was_closed_while_idle_costs_no_attempt() {
+    // Each connection takes one request and is closed without a word.
+    let (server, connections) = counting(OK, 1).await;
+    let client = client();
+    for _ in 0..5 {
+        let answer = client.exchange(request(&server.url())).await;
+        assert_eq!(answer.answer, Answer::Status(200));
+        // The end of the connection has to arrive.
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+    assert_eq!(connections.load(Ordering::SeqCst), 5);
+}
+
+#[tokio::test]
+async fn idle_connections_are_closed_after_a_while() {
+    let (server, connections) = counting(OK, usize::MAX).await;
+    let client = client();
+    client.exchange(request(&server.url())).await;
+    let origin = request(&server.url()).target.origin().to_string();
+    assert_eq!(client.pool.idle(), 1);
+    tokio::time::pause();
+    tokio::time::advance(pool::IDLE_DEFAULT + Duration::from_millis(1)).await;
+    assert!(client.pool.take(&origin).is_none());
+    assert_eq!(client.pool.idle(), 0);
+    tokio::time::resume();
+    client.exchange(request(&server.url())).await;
+    assert_eq!(client.pool.idle(), 1);
+    tokio::time::pause();
+    // The sweep comes by itself.
+    tokio::time::sleep(pool::IDLE_DEFAULT + Duration::from_secs(2)).await;
+    assert_eq!(client.pool.idle(), 0);
+    assert_eq!(connections.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn a_name_with_one_refused_address_is_blocked_and_not_connected_to() {
+    let (server, connections) = counting(OK, usize::MAX).await;
+    let url = format!("http://hooks.example:{}/", server.address.port());
+    let answer = client_with(&["127.0.0.1", "169.254.169.254"])
+        .exchange(request(&url))
+        .await;
+    assert_eq!(failed(&answer), ErrorClass::Blocked);
+    assert!(!answer.detail.contains("169"), "{}", answer.detail);
+    let answer = client_with(&["::ffff:127.0.0.1"])
+        .exchange(request(&url))
+        .await;
+    assert_eq!(failed(&answer), ErrorClass::Blocked);
+    assert_eq!(connections.load(Ordering::SeqCst), 0);
+    let answer = client().exchange(request(&url)).await;
+    assert_eq!(answer.answer, Answer::Status(200));
+}
+
+#[tokio::test]
+async fn localhost_is_loopback_and_needs_no_resolver() {
+    let (server, _) = counting(OK, usize::MAX).await;
+    let url = format!("http://localhost:{}/", server.address.port());
+    let answer = client_with(&["10.0.0.1"]).exchange(request(&url)).await;
+    assert_eq!(answer.answer, Answer::Status(200));
+}
+
+#[tokio::test]
+async fn the_next_address_is_tried() {
+    let (server, _) = counting(OK, usize::MAX).await;
+    let url = format!("http://hooks.example:{}/", server.address.port());
+    // Nobody listens on the first.
+    let answer = client_with(&["127.0.0.2", "127.0.0.3", "127.0.0.1"])
+        .exchange(request(&url))
+        .await;
+    assert_eq!(answer.answer, Answer::Status(200));
+}
+
+#[tokio::test]
+async fn nobody_listening_is_refused() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let address = listener.local_addr().expect("address");
+    drop(listener);
+    let answer = client()
+        .exchange(request(&format!("http://{address}/")))
+        .await;
+    assert_eq!(failed(&answer), ErrorClass::ConnRefused);
+    assert!(!answer.detail.contains("127"));
+}
+
+#[tokio::test]
+async fn failures_of_the_resolver_have_their_classes() {
+    for (text, class) in [
+        (
+            "failed to lookup address information: Name or service not known",
+            ErrorClass::DnsNotFound,
+        ),
+        (
+            "failed to lookup address information: Temporary failure in name resolution",
+            ErrorClass::DnsFailed,
+        ),
+    ] {
+        let look_up: LookUp = Arc::new(move |_| Err(std::io::Error::other(text)));
+        let client =
+            HttpClient::with_look_up(ClientConfig::new(local_policy()), Arc::new(Still), look_up)
+                .expect("client");
+        let answer = client.exchange(request("http://hooks.example/")).await;
+        assert_eq!(failed(&answer), class);
+    }
+    let answer = client_with(&[])
+        .exchange(request("http://hooks.example/"))
+        .await;
+    assert_eq!(failed(&answer), ErrorClass::DnsNotFound);
+}
+
+#[tokio::test]
+async fn a_name_is_looked_up_once_for_all_who_ask() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let look_up: LookUp = Arc::new(move |_| {
+        count.fetch_add(1, Ordering::SeqCst);
+        Ok(vec!["127.0.0.1".parse().expect("address")])
+    });
+    let resolver = Resolver::new(look_up);
+    let many = futures::future::join_all((0..50).map(|_| resolver.addresses("a.example"))).await;
+    assert!(many.iter().all(Result::is_ok));
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(31)).await;
+    tokio::time::resume();
+    resolver.addresses("a.example").await.expect("found");
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
+}

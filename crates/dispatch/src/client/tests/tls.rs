@@ -1,0 +1,224 @@
+//! Certificates and handshakes.
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose, date_time_ymd,
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::io::AsyncWriteExt;
+use tokio_rustls::TlsAcceptor;
+
+use super::server::{Server, read_request};
+use super::*;
+
+type Authority = CertifiedIssuer<'static, KeyPair>;
+
+fn authority() -> Authority {
+    authority_named("hookline test authority")
+}
+
+fn authority_named(name: &str) -> Authority {
+    let mut params = CertificateParams::new(Vec::new()).expect("parameters");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    params
+        .distinguished_name
+        .push(rcgen::DnType::CommonName, name);
+    CertifiedIssuer::self_signed(params, KeyPair::generate().expect("key")).expect("authority")
+}
+
+fn leaf(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::new(vec![name.to_owned()]).expect("parameters");
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    params
+}
+
+fn builder(
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) -> rustls::ConfigBuilder<rustls::ServerConfig, rustls::WantsVerifier> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    rustls::ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions)
+        .expect("versions")
+}
+
+/// The chain and key of a server, signed by `authority` or by itself.
+fn identity(
+    params: &CertificateParams,
+    authority: Option<&Authority>,
+) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+    let key = KeyPair::generate().expect("key");
+    let certificate = match authority {
+        Some(authority) => params.signed_by(&key, authority),
+        None => params.self_signed(&key),
+    }
+    .expect("certificate");
+    let der = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+    (vec![certificate.der().clone()], der)
+}
+
+fn server_config(
+    params: &CertificateParams,
+    authority: Option<&Authority>,
+) -> rustls::ServerConfig {
+    let (chain, key) = identity(params, authority);
+    builder(rustls::DEFAULT_VERSIONS)
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .expect("config")
+}
+
+async fn serve(config: rustls::ServerConfig) -> Server {
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    Server::start(move |_, stream| {
+        let acceptor = acceptor.clone();
+        async move {
+            let Ok(mut stream) = acceptor.accept(stream).await else {
+                return;
+            };
+            while read_request(&mut stream).await.is_some() {
+                let host = stream.get_ref().1.server_name().unwrap_or("-").to_owned();
+                let answer = format!(
+                    "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{host}",
+                    host.len()
+                );
+                drop(stream.write_all(answer.as_bytes()).await);
+                drop(stream.flush().await);
+            }
+        }
+    })
+    .await
+}
+
+async fn ask(server: &Server, host: &str, root: &Authority) -> Exchange {
+    let mut config = ClientConfig::new(local_policy());
+    config.extra_roots = vec![root.der().clone()];
+    let look_up: LookUp = Arc::new(|_| Ok(vec!["127.0.0.1".parse().expect("address")]));
+    let client = HttpClient::with_look_up(config, Arc::new(Still), look_up).expect("client");
+    let url = format!("https://{host}:{}/", server.address.port());
+    let first = client.exchange(request(&url)).await;
+    if first.answer == Answer::Status(200) {
+        // Reused or resumed, it works again.
+        let again = client.exchange(request(&url)).await;
+        assert_eq!(again.answer, Answer::Status(200), "{}", again.detail);
+    }
+    first
+}
+
+#[tokio::test]
+async fn a_good_certificate_passes_with_the_name_sent() {
+    let authority = authority();
+    let server = serve(server_config(&leaf("hooks.example"), Some(&authority))).await;
+    let answer = ask(&server, "hooks.example", &authority).await;
+    assert_eq!(answer.answer, Answer::Status(200), "{}", answer.detail);
+    assert_eq!(answer.body, "hooks.example");
+
+    let server = serve(server_config(&leaf("127.0.0.1"), Some(&authority))).await;
+    let answer = ask(&server, "127.0.0.1", &authority).await;
+    assert_eq!(answer.answer, Answer::Status(200), "{}", answer.detail);
+    assert_eq!(answer.body, "-", "no name is sent for an address");
+}
+
+#[tokio::test]
+async fn bad_certificates_have_their_classes() {
+    let authority = authority();
+    let mut expired = leaf("hooks.example");
+    expired.not_after = date_time_ymd(2020, 1, 1);
+    let mut early = leaf("hooks.example");
+    early.not_before = date_time_ymd(4000, 1, 1);
+    let mut own_authority = leaf("hooks.example");
+    own_authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    for (params, signer, class) in [
+        (expired, Some(&authority), ErrorClass::TlsExpired),
+        (early, Some(&authority), ErrorClass::TlsNotYetValid),
+        (
+            leaf("other.example"),
+            Some(&authority),
+            ErrorClass::TlsNameMismatch,
+        ),
+        (
+            leaf("hooks.example"),
+            Some(&authority_named("somebody else")),
+            ErrorClass::TlsUnknownCa,
+        ),
+        (leaf("hooks.example"), None, ErrorClass::TlsUnknownCa),
+        (own_authority, None, ErrorClass::TlsUnknownCa),
+    ] {
+        let server = serve(server_config(&params, signer)).await;
+        let answer = ask(&server, "hooks.example", &authority).await;
+        assert_eq!(failed(&answer), class, "{}", answer.detail);
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_wants_a_client_certificate_is_told_apart() {
+    let authority = authority();
+    let (chain, key) = identity(&leaf("hooks.example"), Some(&authority));
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(authority.der().clone()).expect("root");
+    let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(
+        Arc::new(roots),
+        Arc::new(rustls::crypto::ring::default_provider()),
+    )
+    .build()
+    .expect("verifier");
+    let config = builder(&[&rustls::version::TLS13])
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(chain, key)
+        .expect("config");
+    let server = serve(config).await;
+    let answer = ask(&server, "hooks.example", &authority).await;
+    assert_eq!(
+        failed(&answer),
+        ErrorClass::TlsClientCertRequired,
+        "{}",
+        answer.detail
+    );
+}
+
+#[tokio::test]
+async fn what_is_not_tls_is_a_protocol_error() {
+    let server = Server::start(|_, mut stream| async move {
+        drop(stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await);
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let answer = ask(&server, "hooks.example", &authority()).await;
+    assert_eq!(
+        failed(&answer),
+        ErrorClass::TlsProtocol,
+        "{}",
+        answer.detail
+    );
+    let closing = Server::start(|_, mut stream| async move {
+        let mut some = [0; 4096];
+        drop(tokio::io::AsyncReadExt::read(&mut stream, &mut some).await);
+    })
+    .await;
+    let answer = ask(&closing, "hooks.example", &authority()).await;
+    assert_eq!(failed(&answer), ErrorClass::ConnClosed, "{}", answer.detail);
+}
+
+#[tokio::test]
+async fn a_handshake_that_hangs_ends() {
+    let server = Server::start(|_, stream| async move {
+        std::future::pending::<()>().await;
+        drop(stream);
+    })
+    .await;
+    let mut outgoing = request(&format!("https://hooks.example:{}/", server.address.port()));
+    outgoing.deadline = Duration::from_millis(150);
+    let answer = client().exchange(outgoing).await;
+    assert_eq!(failed(&answer), ErrorClass::Timeout);
+    assert!(
+        answer.detail.ends_with("negotiating TLS"),
+        "{}",
+        answer.detail
+    );
+    let outgoing = OutgoingRequest {
+        deadline: Duration::from_secs(20),
+        ..request(&format!("https://hooks.example:{}/", server.address.port()))
+    };
+    let answer = client().exchange(outgoing).await;
+    assert_eq!(failed(&answer), ErrorClass::TlsHandshakeTimeout);
+}

@@ -1,0 +1,34 @@
+//! Settings of the dispatch stage, with their reasons.
+
+use std::time::Duration;
+
+use hookline_model::limits;
+
+/// Settings of the dispatch stage.
+#[derive(Debug, Clone)]
+pub struct DispatchConfig {
+    /// Prefix of all topic names, for example `hookline.`.
+    pub prefix: String,
+    /// Who this worker is, for people: host name and process id, say.
+    pub worker: String,
+    /// Exchanges under way at once, over all partitions of this worker.
+    pub max_in_flight: usize,
+    /// A worker silent for this long loses its partitions; its lease is shorter by [`limits::LEASE_MARGIN`].
+    pub session_timeout: Duration,
+    /// How often progress is stored when it changed.
+    pub checkpoint_every: Duration,
+}
+
+impl DispatchConfig {
+    /// The defaults of `limits`, under a prefix.
+    #[must_use]
+    pub fn new(prefix: &str, worker: &str) -> Self {
+        Self {
+            prefix: prefix.to_owned(),
+            worker: worker.to_owned(),
+            max_in_flight: 1024,
+            session_timeout: limits::SESSION_TIMEOUT,
+            checkpoint_every: limits::CHECKPOINT_EVERY,
+        }
+    }
+}

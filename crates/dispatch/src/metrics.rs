@@ -1,0 +1,109 @@
+//! What the dispatch stage counts. Labels come from closed sets.
+
+use hookline_model::outcome::Outcome;
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+
+/// Figures of the dispatch stage.
+#[derive(Clone)]
+pub(crate) struct Metrics {
+    /// Attempts and final outcomes reached without one, by outcome.
+    pub(crate) attempts: IntCounterVec,
+    /// From the start of an exchange to its end, seconds.
+    pub(crate) duration: Histogram,
+    /// Exchanges under way.
+    pub(crate) in_flight: IntGauge,
+    /// Lanes whose later sends stay in the log.
+    pub(crate) lanes_behind: IntGauge,
+    /// Sends waiting in memory.
+    pub(crate) queued: IntGauge,
+    /// Age of the oldest send that waits or is under way, seconds.
+    pub(crate) oldest: IntGauge,
+    /// Retries handed to the tiers.
+    pub(crate) retries: IntCounter,
+    /// Sends dropped because they had come before.
+    pub(crate) repeats: IntCounter,
+    /// Bytes read again for lanes that were behind.
+    pub(crate) scanned_bytes: IntCounter,
+    /// Bytes read at the live edge.
+    pub(crate) live_bytes: IntCounter,
+    /// Bytes of checkpoints stored.
+    pub(crate) checkpoint_bytes: IntCounter,
+    /// Claims that took effect.
+    pub(crate) takeovers: IntCounter,
+    /// Partitions owned.
+    pub(crate) partitions: IntGauge,
+    /// Partitions stopped by an alarm; somebody must look.
+    pub(crate) stopped: IntGauge,
+    /// Panics caught while an attempt was made.
+    pub(crate) panics: IntCounter,
+}
+
+impl Metrics {
+    pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let counter = |name: &str, help: &str| -> Result<IntCounter, prometheus::Error> {
+            let counter = IntCounter::new(name, help)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok(counter)
+        };
+        let gauge = |name: &str, help: &str| -> Result<IntGauge, prometheus::Error> {
+            let gauge = IntGauge::new(name, help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok(gauge)
+        };
+        let attempts = IntCounterVec::new(
+            Opts::new("hookline_dispatch_attempts_total", "attempts made, and final outcomes reached without one, by outcome"),
+            &["outcome"],
+        )?;
+        registry.register(Box::new(attempts.clone()))?;
+        for outcome in Outcome::ALL {
+            attempts.with_label_values(&[outcome.as_str()]);
+        }
+        let buckets = vec![0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0];
+        let duration = Histogram::with_opts(
+            HistogramOpts::new("hookline_dispatch_attempt_duration_seconds", "duration of an exchange").buckets(buckets),
+        )?;
+        registry.register(Box::new(duration.clone()))?;
+        Ok(Self {
+            attempts,
+            duration,
+            in_flight: gauge("hookline_dispatch_in_flight", "exchanges under way")?,
+            lanes_behind: gauge("hookline_dispatch_lanes_behind", "lanes whose later sends stay in the log")?,
+            queued: gauge("hookline_dispatch_queued_sends", "sends waiting in memory")?,
+            oldest: gauge("hookline_dispatch_oldest_undelivered_seconds", "age of the oldest send that waits or is under way")?,
+            retries: counter("hookline_dispatch_retries_total", "sends handed to the tiers")?,
+            repeats: counter("hookline_dispatch_repeats_dropped_total", "sends dropped because they had come before")?,
+            scanned_bytes: counter("hookline_dispatch_scanned_bytes_total", "bytes read again for lanes that were behind")?,
+            live_bytes: counter("hookline_dispatch_live_bytes_total", "bytes read at the live edge")?,
+            checkpoint_bytes: counter("hookline_dispatch_checkpoint_bytes_total", "bytes of checkpoints stored")?,
+            takeovers: counter("hookline_dispatch_takeovers_total", "claims that took effect")?,
+            partitions: gauge("hookline_dispatch_partitions", "partitions owned")?,
+            stopped: gauge("hookline_dispatch_partitions_stopped", "partitions stopped by an alarm")?,
+            panics: counter("hookline_dispatch_panics_total", "panics caught while an attempt was made")?,
+        })
+    }
+}
+
+/// One partition's share of a gauge; taken back when dropped.
+pub(crate) struct Share {
+    gauge: IntGauge,
+    now: i64,
+}
+
+impl Share {
+    pub(crate) fn of(gauge: &IntGauge) -> Self {
+        Self { gauge: gauge.clone(), now: 0 }
+    }
+
+    pub(crate) fn set(&mut self, value: i64) {
+        if value != self.now {
+            self.gauge.add(value - self.now);
+            self.now = value;
+        }
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.gauge.sub(self.now);
+    }
+}

@@ -1,0 +1,227 @@
+//! Becoming the owner of a partition: the cached progress, the log since then, a claim that takes effect, and what a dead owner left undone.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use hookline_journal::{Appender, JournalError, ReadBudget, ReadError, StoredRecord, append_and_wait, read_until};
+use hookline_model::core::checkpoint::{Checkpoint, CheckpointReader};
+use hookline_model::core::claims::{ClaimReader, Counted, OwnLog};
+use hookline_model::core::partition::{Partition, Read, Replayed, Ticket};
+use hookline_model::ids::{Position, WebhookUid};
+use hookline_model::wire;
+use prost::Message as _;
+
+use crate::attempt;
+use crate::records::{self, Payload, Placed};
+use crate::shared::Shared;
+
+/// Records read at once where nobody waits.
+const READ_BUDGET: ReadBudget = ReadBudget { bytes: 1024 * 1024 };
+
+/// How far apart two wanted records may be before reading anew beats reading on.
+const SKIP_RECORDS: u64 = 2_000;
+
+/// Why a partition could not be taken over.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TakeoverError {
+    /// Trouble that may pass: try again while the group still gives us the partition.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// Somebody else claims faster than we do.
+    #[error("partition {partition}: others claimed it {tries} times in a row")]
+    Contended { partition: u32, tries: u32 },
+    /// Records that are still needed were deleted: a person must look.
+    #[error(
+        "partition {partition}: {topic} begins at offset {start}, but progress needs it from {needed} on; \
+         records that were not settled have been deleted (retention or delete-records from outside?)"
+    )]
+    Deleted { partition: u32, topic: String, start: u64, needed: u64 },
+}
+
+impl From<ReadError> for TakeoverError {
+    fn from(error: ReadError) -> Self {
+        Self::Journal(error.into())
+    }
+}
+
+/// A partition that is ours.
+pub(crate) struct Owned {
+    pub(crate) partition: Partition<Payload>,
+    pub(crate) log: OwnLog<Vec<crate::worker::Recorded>>,
+    /// What follows from attempts of earlier owners and may not have been written, in order.
+    pub(crate) unfollowed: Vec<Unfollowed>,
+    /// End of `progress` before our first checkpoint.
+    pub(crate) progress_end: u64,
+}
+
+/// An attempt of an earlier owner whose consequences may be missing.
+pub(crate) struct Unfollowed {
+    pub(crate) ticket: Position,
+    pub(crate) position: Position,
+    pub(crate) attempt: wire::Attempt,
+    pub(crate) payload: Payload,
+}
+
+/// Takes the partition over.
+///
+/// What is missing is looked for twice: an owner on its way out may store a newer checkpoint and delete behind it while we read.
+pub(crate) async fn take_over(shared: &Shared, appender: &Arc<dyn Appender>, p: u32) -> Result<Owned, TakeoverError> {
+    match try_take_over(shared, appender, p).await {
+        Err(TakeoverError::Deleted { .. }) => try_take_over(shared, appender, p).await,
+        result => result,
+    }
+}
+
+async fn try_take_over(shared: &Shared, appender: &Arc<dyn Appender>, p: u32) -> Result<Owned, TakeoverError> {
+    // In this order: what is deleted up to now, a checkpoint that is stored by now no longer needs.
+    let start = shared.journal.start(&shared.names.deliveries, p).await?;
+    let (checkpoint, progress_end) = last_checkpoint(shared, p).await?;
+    if let Some(checkpoint) = checkpoint.as_ref().filter(|c| c.low < start) {
+        return Err(TakeoverError::Deleted { partition: p, topic: shared.names.deliveries.clone(), start, needed: checkpoint.low });
+    }
+    let mut replay = Replay::new(checkpoint, start);
+    let from = replay.from.max(shared.journal.start(&shared.names.attempts, p).await?);
+    let mut reader = shared.journal.reader(&shared.names.attempts, p, from, READ_BUDGET).await?;
+    let end = shared.journal.end(&shared.names.attempts, p).await?;
+    read_until(&mut *reader, end, |stored| replay.read(&stored)).await?;
+    for _ in 0..5 {
+        let epoch = replay.claims.highest() + 1;
+        let nonce: [u8; 16] = std::array::from_fn(|_| fastrand::u8(..));
+        let claim = wire::Claim {
+            format: wire::FORMAT,
+            epoch,
+            nonce: nonce.to_vec().into(),
+            worker: shared.config.worker.clone(),
+            at_ms: shared.clock.now().0,
+        };
+        append_and_wait(&**appender, &shared.names.attempts, p, records::claim(&claim)).await.map_err(JournalError::from)?;
+        replay.claimed = None;
+        replay.ours = Some((epoch, nonce.to_vec()));
+        let end = shared.journal.end(&shared.names.attempts, p).await?;
+        read_until(&mut *reader, end, |stored| replay.read(&stored)).await?;
+        if let Some(at) = replay.claimed.filter(|_| replay.claims.highest() == epoch) {
+            drop(reader);
+            return finish(shared, p, replay, OwnLog::new(epoch, at), progress_end).await;
+        }
+    }
+    Err(TakeoverError::Contended { partition: p, tries: 5 })
+}
+
+async fn last_checkpoint(shared: &Shared, p: u32) -> Result<(Option<Checkpoint>, u64), TakeoverError> {
+    let topic = &shared.names.progress;
+    let (start, end) = (shared.journal.start(topic, p).await?, shared.journal.end(topic, p).await?);
+    let mut found = CheckpointReader::default();
+    if start < end {
+        let mut reader = shared.journal.reader(topic, p, start, READ_BUDGET).await?;
+        read_until(&mut *reader, end, |stored| match stored.value.map(wire::CheckpointChunk::decode) {
+            Some(Ok(chunk)) => found.read(chunk),
+            // A damaged one costs time, never sends.
+            _ => tracing::warn!(partition = p, offset = stored.offset, "a part of a checkpoint cannot be read"),
+        })
+        .await?;
+    }
+    Ok((found.best(), end))
+}
+
+/// The log since the checkpoint, applied.
+struct Replay {
+    partition: Partition<Payload>,
+    claims: ClaimReader,
+    from: u64,
+    ours: Option<(u64, Vec<u8>)>,
+    claimed: Option<u64>,
+    refollow: BTreeMap<Position, (Position, wire::Attempt)>,
+}
+
+impl Replay {
+    fn new(checkpoint: Option<Checkpoint>, start: u64) -> Self {
+        let (from, epoch) = checkpoint.as_ref().map_or((0, 0), |c| (c.attempts_end, c.epoch));
+        Self {
+            partition: Partition::load(checkpoint, start),
+            claims: ClaimReader::new(epoch),
+            from,
+            ours: None,
+            claimed: None,
+            refollow: BTreeMap::new(),
+        }
+    }
+
+    fn read(&mut self, stored: &StoredRecord) {
+        match self.claims.read(records::log_entry(stored)) {
+            Counted::Claimed { epoch, nonce } => {
+                if self.ours == Some((epoch, nonce)) {
+                    self.claimed = Some(stored.offset);
+                }
+            }
+            Counted::Nothing => {}
+            Counted::Written(attempts) => {
+                for (index, attempt) in (0..).zip(attempts.attempts) {
+                    self.attempt(attempts.epoch, Position { offset: stored.offset, index }, attempt);
+                }
+            }
+        }
+    }
+
+    fn attempt(&mut self, epoch: u64, ticket: Position, attempt: wire::Attempt) {
+        let Some((position, webhook)) = attempt.send.zip(WebhookUid::from_slice(&attempt.webhook_uid)) else { return };
+        let position = Position::from(position);
+        let (after, made) = (attempt::after(&attempt), attempt::made(&attempt));
+        if self.partition.replay(Ticket { offset: ticket.offset, epoch }, position, webhook, after, made) == Replayed::Refollow {
+            self.refollow.insert(ticket, (position, attempt));
+        }
+    }
+}
+
+/// Reads back what was begun, so that it can go on.
+async fn finish(
+    shared: &Shared, p: u32, mut replay: Replay, log: OwnLog<Vec<crate::worker::Recorded>>, progress_end: u64,
+) -> Result<Owned, TakeoverError> {
+    let mut wanted: BTreeMap<Position, Option<Placed>> = replay.partition.found().into_iter().map(|position| (position, None)).collect();
+    wanted.extend(replay.refollow.values().map(|(position, _)| (*position, None)));
+    read_back(shared, p, &mut wanted).await?;
+    for position in replay.partition.found() {
+        if let Some(placed) = wanted.get_mut(&position).and_then(Option::take) {
+            let Placed { position, next, lane, payload, bytes, .. } = placed;
+            replay.partition.restore(Read { position, next, lane, payload, bytes });
+        }
+    }
+    let mut unfollowed = Vec::with_capacity(replay.refollow.len());
+    for (ticket, (position, attempt)) in replay.refollow {
+        if let Some(placed) = wanted.get_mut(&position).and_then(Option::take) {
+            unfollowed.push(Unfollowed { ticket, position, attempt, payload: placed.payload });
+        }
+    }
+    Ok(Owned { partition: replay.partition, log, unfollowed, progress_end })
+}
+
+/// Reads the wanted sends. All of them are there: `low` keeps them from deletion.
+async fn read_back(shared: &Shared, p: u32, wanted: &mut BTreeMap<Position, Option<Placed>>) -> Result<(), TakeoverError> {
+    let topic = &shared.names.deliveries;
+    let offsets: Vec<u64> = {
+        let mut offsets: Vec<u64> = wanted.keys().map(|position| position.offset).collect();
+        offsets.dedup();
+        offsets
+    };
+    let mut offsets = offsets.into_iter().peekable();
+    while let Some(first) = offsets.next() {
+        let mut last = first;
+        while let Some(next) = offsets.next_if(|next| next - last <= SKIP_RECORDS) {
+            last = next;
+        }
+        let mut reader = shared.journal.reader(topic, p, first, READ_BUDGET).await?;
+        read_until(&mut *reader, last + 1, |stored| {
+            let Ok((placed, _)) = records::sends(&stored) else { return };
+            for placed in placed {
+                if let Some(slot) = wanted.get_mut(&placed.position) {
+                    *slot = Some(placed);
+                }
+            }
+        })
+        .await?;
+    }
+    if let Some((position, _)) = wanted.iter().find(|(_, placed)| placed.is_none()) {
+        let start = shared.journal.start(topic, p).await?;
+        return Err(TakeoverError::Deleted { partition: p, topic: topic.clone(), start, needed: position.offset });
+    }
+    Ok(())
+}

@@ -1,0 +1,571 @@
+//! The owner of one partition at work: a struct consumed by [`Worker::run`], one turn after another. A turn takes everything that has come, acts on what
+//! has certainly counted, records what was judged, and only then starts something new.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use hookline_journal::{
+    AppendError, Appended, Appender, Batch, JournalError, ReadBudget, ReadError, Reader, append_and_wait, append_when_room, read_until,
+};
+use hookline_model::core::claims::{Gap, OwnLog};
+use hookline_model::core::lane::Health;
+use hookline_model::core::partition::{Admitted, After, Made, Partition, Read, Ticket};
+use hookline_model::ids::Position;
+use hookline_model::limits;
+use hookline_model::outcome::Outcome;
+use hookline_model::time::Millis;
+use hookline_model::wire;
+use hookline_registry::Snapshot;
+use prost::Message as _;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::attempt::{self, Judged};
+use crate::door::{Opened, WorkerDoor};
+use crate::mailbox::Mailbox;
+use crate::metrics::Share;
+use crate::places::Place;
+use crate::progress::ProgressLog;
+use crate::records::{self, Payload, Placed};
+use crate::scan::{ScanBudget, Scanner};
+use crate::shared::Shared;
+use crate::takeover::{self, TakeoverError, Unfollowed};
+
+/// Live records taken at once.
+const LIVE_BATCH: usize = 512;
+const LIVE_BUDGET: ReadBudget = ReadBudget { bytes: 1024 * 1024 };
+
+/// Records of attempts under way at once; what comes meanwhile is bundled.
+const RECORDS_UNDER_WAY: usize = 2;
+
+/// With all places taken and this much waiting, reading on would only fill memory: nothing new could start anyway.
+const ENOUGH_QUEUED: usize = 1_000;
+
+/// How long a worker that lacks a place, a lease or reading budget waits before it looks again, at most.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// What has happened.
+pub(crate) enum Mail {
+    /// An attempt was made and judged.
+    Judged(Box<Judged>),
+    /// A record of attempts is stored.
+    Stored { sequence: u64, result: Result<Appended, AppendError> },
+    /// Something that follows from a send's attempt is done.
+    Followed { position: Position, result: Result<(), AppendError> },
+    /// A checkpoint is stored.
+    Checkpoint { result: Result<Appended, AppendError>, index: usize },
+}
+
+/// An attempt whose record is on its way.
+pub(crate) struct Recorded {
+    position: Position,
+    after: After,
+    made: Made,
+    health: Health,
+    /// What is needed to write what follows; nothing where nothing does.
+    follow: Option<(wire::Attempt, Payload)>,
+}
+
+/// What the stage tells a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// Go on.
+    Work,
+    /// Start nothing, wait for what is under way, store progress, end.
+    Drain,
+}
+
+/// Why a worker ended before it was told to.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WorkerError {
+    #[error(transparent)]
+    Takeover(#[from] TakeoverError),
+    #[error("partition {partition}: a worker with the higher claim {epoch} has taken over")]
+    Fenced { partition: u32, epoch: u64 },
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The registry can no longer be followed.
+    #[error(transparent)]
+    Registry(#[from] hookline_registry::FollowError),
+    /// Records that had not been read are gone: a person must look.
+    #[error("partition {partition}: {reason}")]
+    Lost { partition: u32, reason: String },
+}
+
+/// The owner of one partition.
+pub(crate) struct Worker {
+    shared: Arc<Shared>,
+    p: u32,
+    appender: Arc<dyn Appender>,
+    partition: Partition<Payload>,
+    log: OwnLog<Vec<Recorded>>,
+    mailbox: Arc<Mailbox<Mail>>,
+    taken: Vec<Mail>,
+    judged: Vec<Judged>,
+    places: HashMap<Position, Place>,
+    tasks: JoinSet<()>,
+    live: Box<dyn Reader>,
+    scanner: Scanner,
+    scan_budget: ScanBudget,
+    progress: ProgressLog,
+    snapshot: Arc<Snapshot>,
+    changes: watch::Receiver<Arc<Snapshot>>,
+    /// Something lacks that time or others may bring.
+    look_again: bool,
+    queued_bytes: usize,
+    behind: Share,
+    queued: Share,
+}
+
+/// What ended a wait.
+enum Woke {
+    Mail,
+    Live(Result<Batch, ReadError>),
+    Scanned(Result<usize, JournalError>),
+    Registry,
+    Time,
+    Ordered,
+}
+
+impl Worker {
+    /// Takes the partition over and works on it until told to stop.
+    pub(crate) async fn run(shared: Arc<Shared>, appender: Arc<dyn Appender>, p: u32, mut orders: watch::Receiver<Order>) -> Result<(), WorkerError> {
+        let owned = takeover::take_over(&shared, &appender, p).await?;
+        let watermark = owned.partition.watermark();
+        tracing::info!(partition = p, claim = owned.log.epoch(), watermark, unfollowed = owned.unfollowed.len(), "partition taken over");
+        shared.metrics.takeovers.inc();
+        let live = shared.journal.reader(&shared.names.deliveries, p, watermark, LIVE_BUDGET).await?;
+        let changes = shared.registry.changes();
+        let snapshot = shared.registry.snapshot();
+        let now = shared.clock.now();
+        let mut worker = Self {
+            p,
+            appender,
+            partition: owned.partition,
+            log: owned.log,
+            mailbox: Arc::new(Mailbox::new()),
+            taken: Vec::new(),
+            judged: Vec::new(),
+            places: HashMap::new(),
+            tasks: JoinSet::new(),
+            live,
+            scanner: Scanner::default(),
+            scan_budget: ScanBudget::new(now),
+            progress: ProgressLog::new(p, owned.progress_end),
+            snapshot,
+            changes,
+            look_again: false,
+            queued_bytes: 0,
+            behind: Share::of(&shared.metrics.lanes_behind),
+            queued: Share::of(&shared.metrics.queued),
+            shared,
+        };
+        for unfollowed in owned.unfollowed {
+            let Unfollowed { ticket, position, attempt, payload } = unfollowed;
+            worker.follow(ticket, position, attempt, &payload).await?;
+        }
+        worker.work(&mut orders).await
+    }
+
+    async fn work(&mut self, orders: &mut watch::Receiver<Order>) -> Result<(), WorkerError> {
+        let mut seen = self.snapshot.offset;
+        loop {
+            let draining = *orders.borrow_and_update() == Order::Drain;
+            self.take_mail()?;
+            self.confirm().await?;
+            self.record().await?;
+            if self.snapshot.offset != seen {
+                seen = self.snapshot.offset;
+                self.partition.lanes().resume();
+            }
+            self.look_again = false;
+            if !draining {
+                // Answers come all the time under load: reading must not depend on a moment without any.
+                if self.reads_live()
+                    && let Some(batch) = self.live.next(LIVE_BATCH).now_or_never()
+                {
+                    self.read_live(batch).await?;
+                }
+                self.scan().await?;
+                self.start();
+                self.record().await?;
+            }
+            self.figures();
+            let idle = self.judged.is_empty() && self.log.pending() == 0 && self.partition.unsettled() == 0;
+            self.store_progress(draining && idle).await?;
+            if draining && idle && self.progress.settled() {
+                return Ok(());
+            }
+            match self.wait(orders, draining).await {
+                Woke::Live(batch) => self.read_live(batch).await?,
+                Woke::Scanned(bytes) => {
+                    let bytes = bytes?;
+                    self.scan_budget.spend(bytes);
+                    self.shared.metrics.scanned_bytes.inc_by(bytes as u64);
+                }
+                Woke::Registry => self.snapshot = self.changes.borrow_and_update().clone(),
+                Woke::Mail | Woke::Time | Woke::Ordered => {}
+            }
+            while self.tasks.try_join_next().is_some() {}
+        }
+    }
+
+    async fn wait(&mut self, orders: &mut watch::Receiver<Order>, draining: bool) -> Woke {
+        let now = self.shared.clock.now();
+        let due = self.partition.next_due().map(|due| due.since(now));
+        let again = self.look_again.then_some(LOOK_AGAIN);
+        let progress = self.progress.due_in(now, self.shared.config.checkpoint_every);
+        let longest = [due.filter(|_| !draining), again, progress].into_iter().flatten().min().unwrap_or(Duration::from_secs(1));
+        let read_live = !draining && self.reads_live();
+        let scanning = !draining && self.partition.lanes().scanning().is_some() && self.scanner.empty();
+        let scan_wait = if scanning { self.scan_budget.check(now).err() } else { None };
+        tokio::select! {
+            () = self.mailbox.came() => Woke::Mail,
+            changed = orders.changed() => { if changed.is_err() { std::future::pending::<()>().await; } Woke::Ordered }
+            batch = self.live.next(LIVE_BATCH), if read_live => Woke::Live(batch),
+            bytes = self.scanner.fill(), if scanning && scan_wait.is_none() => Woke::Scanned(bytes),
+            Ok(()) = self.changes.changed() => Woke::Registry,
+            () = self.shared.places.freed(), if self.look_again => Woke::Time,
+            () = tokio::time::sleep(longest.min(scan_wait.unwrap_or(longest))) => Woke::Time,
+        }
+    }
+
+    fn reads_live(&mut self) -> bool {
+        self.partition.lanes().queued() < ENOUGH_QUEUED || !self.shared.places.full()
+    }
+
+    fn take_mail(&mut self) -> Result<(), WorkerError> {
+        let mut taken = std::mem::take(&mut self.taken);
+        self.mailbox.take(&mut taken);
+        for mail in taken.drain(..) {
+            match mail {
+                Mail::Judged(judged) => self.judged.push(*judged),
+                Mail::Stored { sequence, result } => self.log.acked(sequence, result?.offset),
+                Mail::Followed { position, result } => {
+                    result?;
+                    self.partition.followed(position);
+                }
+                Mail::Checkpoint { result, index } => {
+                    if let Some(stored) = self.progress.stored(index, result?.offset) {
+                        self.shared.standing.lock().entry(self.p).or_default().low = Some(stored.low);
+                        self.delete_behind(stored);
+                    }
+                }
+            }
+        }
+        self.taken = taken;
+        Ok(())
+    }
+
+    /// Acts on the records that have certainly counted.
+    async fn confirm(&mut self) -> Result<(), WorkerError> {
+        loop {
+            match self.log.confirm() {
+                Ok(Some((offset, records))) => {
+                    self.progress.changed();
+                    let ticket = Ticket { offset, epoch: self.log.epoch() };
+                    for (index, recorded) in (0..).zip(records) {
+                        let Recorded { position, after, made, health, follow } = recorded;
+                        self.places.remove(&position);
+                        self.partition.confirmed(ticket, position, after, health, made);
+                        if let Some((attempt, payload)) = follow {
+                            self.follow(Position { offset, index }, position, attempt, &payload).await?;
+                        }
+                    }
+                }
+                Ok(None) => break,
+                Err(gap) => self.read_gap(gap).await?,
+            }
+        }
+        match self.log.fenced_by() {
+            Some(epoch) => Err(WorkerError::Fenced { partition: self.p, epoch }),
+            None => Ok(()),
+        }
+    }
+
+    async fn read_gap(&mut self, gap: Gap) -> Result<(), WorkerError> {
+        let topic = &self.shared.names.attempts;
+        let to = match gap.to {
+            Some(to) => to,
+            None => self.shared.journal.end(topic, self.p).await?,
+        };
+        let mut reader = self.shared.journal.reader(topic, self.p, gap.from, LIVE_BUDGET).await?;
+        let log = &mut self.log;
+        read_until(&mut *reader, to, |stored| {
+            if stored.offset < to {
+                log.inspect(stored.offset, &records::log_entry(&stored));
+            }
+        })
+        .await
+        .map_err(JournalError::from)?;
+        log.inspected_to(to);
+        Ok(())
+    }
+
+    /// Writes the records that follow from an attempt, in the order of the attempts.
+    async fn follow(&mut self, ticket: Position, position: Position, attempt: wire::Attempt, payload: &Payload) -> Result<(), WorkerError> {
+        let Some(next) = attempt.next.clone() else { return Ok(()) };
+        let (topic, partition, record) = match next.kind {
+            Some(wire::next::Kind::Retry(retry)) => {
+                self.shared.metrics.retries.inc();
+                self.retry(ticket, retry, &attempt, payload)?
+            }
+            Some(wire::next::Kind::Dead(_)) => (self.shared.names.dead.clone(), self.p, dead(ticket, attempt.clone(), payload)),
+            Some(wire::next::Kind::InPlace(_)) | None => return Ok(()),
+        };
+        let mailbox = self.mailbox.clone();
+        let done = Box::new(move |result: Result<Appended, AppendError>| {
+            mailbox.put(Mail::Followed { position, result: result.map(|_| ()) });
+        });
+        append_when_room(&*self.appender, &topic, partition, record, done).await?;
+        if next.deactivate {
+            self.deactivate(position, &attempt);
+        }
+        Ok(())
+    }
+
+    fn retry(
+        &self, ticket: Position, retry: wire::next::Retry, attempt: &wire::Attempt, payload: &Payload,
+    ) -> Result<(String, u32, hookline_journal::Record), WorkerError> {
+        let lost = |reason: String| WorkerError::Lost { partition: self.p, reason };
+        let first = retry.path_ms.first().ok_or_else(|| lost("a retry has an empty path".into()))?;
+        let topic = self.shared.names.tiers.get(first).ok_or_else(|| lost(format!("there is no tier of {first} ms")))?;
+        let layout = self.snapshot.layout().ok_or_else(|| lost("the registry has no layout".into()))?;
+        let record = payload.record();
+        let waiting = wire::Waiting {
+            format: wire::FORMAT,
+            partition: self.p,
+            source: Some(wire::FromRetry { path_ms: retry.path_ms, ticket: Some(ticket.into()) }),
+            hop: 0,
+            event: Some(payload.event().clone()),
+            send: Some(wire::Send { attempts: attempt.attempt, first_try_ms: attempt.first_try_ms, ..payload.send().clone() }),
+            registry_offset: record.registry_offset,
+            accepted_at_ms: record.accepted_at_ms,
+        };
+        Ok((topic.clone(), self.p % layout.tier_partitions.max(1), records::plain(None, &waiting)))
+    }
+
+    /// Sets the webhook inactive, unless it has changed since: an attempt deactivates only the epoch it was sent under.
+    fn deactivate(&mut self, position: Position, attempt: &wire::Attempt) {
+        let (registry, mailbox) = (self.shared.registry.clone(), self.mailbox.clone());
+        let Some(uid) = hookline_model::ids::WebhookUid::from_slice(&attempt.webhook_uid) else { return };
+        let epoch = attempt.webhook_epoch;
+        let what = if attempt.status == 0 { attempt.error_class.clone() } else { format!("status {}", attempt.status) };
+        let reason = format!("deactivated by its retry policy: attempt {} of event {} ended with {what}", attempt.attempt, attempt.event_id);
+        self.tasks.spawn(async move {
+            while let Err(error) = registry.deactivate(uid, epoch, &reason).await {
+                tracing::warn!(webhook.uid = %uid, %error, "deactivating a webhook is tried again");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            mailbox.put(Mail::Followed { position, result: Ok(()) });
+        });
+    }
+
+    /// Hands what was judged to the journal: at once when there is little, bundled while records are under way.
+    async fn record(&mut self) -> Result<(), WorkerError> {
+        while !self.judged.is_empty() && (self.log.pending() < RECORDS_UNDER_WAY || self.judged.len() >= limits::ATTEMPTS_PER_RECORD_MAX) {
+            let mut bytes = 0;
+            let fit = self.judged.iter().take_while(|judged| {
+                let first = bytes == 0;
+                bytes += judged.attempt.encoded_len() + 8;
+                first || bytes <= limits::ATTEMPTS_RECORD_BYTES
+            });
+            let count = fit.take(limits::ATTEMPTS_PER_RECORD_MAX).count();
+            let mut attempts = Vec::with_capacity(count);
+            let mut recorded = Vec::with_capacity(count);
+            for judged in self.judged.drain(..count) {
+                self.shared.metrics.attempts.with_label_values(&[judged.outcome.as_str()]).inc();
+                let (after, made) = (attempt::after(&judged.attempt), attempt::made(&judged.attempt));
+                let follow = matches!(after, After::Follow(_)).then(|| (judged.attempt.clone(), judged.payload));
+                recorded.push(Recorded { position: judged.position, after, made, health: judged.health, follow });
+                attempts.push(judged.attempt);
+            }
+            let record = wire::Attempts { format: wire::FORMAT, epoch: self.log.epoch(), sequence: self.log.next_sequence(), attempts };
+            let sequence = self.log.appended(recorded);
+            let mailbox = self.mailbox.clone();
+            let done = Box::new(move |result| mailbox.put(Mail::Stored { sequence, result }));
+            append_when_room(&*self.appender, &self.shared.names.attempts, self.p, records::attempts(&record), done).await?;
+        }
+        Ok(())
+    }
+
+    /// Starts everything that may start.
+    fn start(&mut self) {
+        let now = self.shared.clock.now();
+        let mut door = WorkerDoor::new(&self.shared, &self.snapshot, now);
+        while let Some(start) = self.partition.next(now, &mut door) {
+            self.progress.changed();
+            let queued = start.queued;
+            let single = self.partition.single(queued.position).unwrap_or_default();
+            let carried = queued.payload.send();
+            let made = Made {
+                attempts: single.attempts.max(carried.attempts),
+                first_try: if single.first_try == Millis(0) { Millis(carried.first_try_ms) } else { single.first_try },
+            };
+            match door.opened(&queued, start.send) {
+                Opened::End { webhook, outcome, why } => {
+                    let judged = attempt::without_exchange(queued.position, queued.payload, webhook.as_deref(), outcome, made, now, why);
+                    self.judged.push(judged);
+                }
+                Opened::Send { webhook, place } => {
+                    self.places.insert(queued.position, place);
+                    let prepared = attempt::Prepared {
+                        position: queued.position,
+                        payload: queued.payload,
+                        webhook,
+                        made: made.attempts,
+                        first_try: made.first_try,
+                    };
+                    let (shared, mailbox) = (self.shared.clone(), self.mailbox.clone());
+                    self.tasks.spawn(async move {
+                        let judged = crate::attempt::make(&shared.maker, &shared.metrics, prepared).await;
+                        mailbox.put(Mail::Judged(Box::new(judged)));
+                    });
+                }
+            }
+        }
+        self.look_again |= door.lacked;
+    }
+
+    /// Follows lanes that are behind, as far as what has been read goes.
+    async fn scan(&mut self) -> Result<(), WorkerError> {
+        if self.partition.lanes().behind() == 0 {
+            self.scanner.rest();
+            return Ok(());
+        }
+        if let Some(from) = self.partition.lanes().begin_scan() {
+            self.scanner.seek(&self.shared, self.p, from).await?;
+        }
+        while self.partition.lanes().scanning().is_some() {
+            let Some(step) = self.scanner.next(self.partition.watermark()) else { return Ok(()) };
+            if let Some(record) = step.record
+                && let Ok((placed, _)) = records::sends(&record)
+                && !placed.into_iter().all(|placed| self.scanned(placed))
+            {
+                self.scanner.unread(record);
+                return Ok(());
+            }
+            self.partition.scan_passed(step.passed);
+        }
+        Ok(())
+    }
+
+    fn scanned(&mut self, placed: Placed) -> bool {
+        let Placed { position, next, lane, payload, bytes, .. } = placed;
+        let room = self.shared.room();
+        !self.partition.scan_takes(lane, position) || self.partition.scanned(Read { position, next, lane, payload, bytes }, room)
+    }
+
+    async fn read_live(&mut self, batch: Result<Batch, ReadError>) -> Result<(), WorkerError> {
+        let batch = batch.map_err(|error| WorkerError::Lost { partition: self.p, reason: error.to_string() })?;
+        let now = self.shared.clock.now();
+        self.progress.changed();
+        for record in &batch.records {
+            let bytes = record.value.as_ref().map_or(0, bytes::Bytes::len);
+            self.scan_budget.live(bytes);
+            self.shared.metrics.live_bytes.inc_by(bytes as u64);
+            match records::sends(record) {
+                Ok((placed, registry_offset)) => {
+                    if registry_offset > self.snapshot.offset {
+                        self.snapshot = self.shared.registry.applied(registry_offset).await?;
+                    }
+                    for Placed { position, next, lane, stream, at, payload, bytes } in placed {
+                        let room = self.shared.room().saturating_sub(self.partition.lanes().queued_bytes().saturating_sub(self.queued_bytes));
+                        let read = Read { position, next, lane, payload, bytes };
+                        if self.partition.live(read, stream, at, now, room) == Admitted::Repeat {
+                            self.shared.metrics.repeats.inc();
+                        }
+                    }
+                }
+                Err(why) => {
+                    tracing::error!(partition = self.p, offset = record.offset, reason = %why.0, "a record of deliveries cannot be used; it goes to `rejected`");
+                    let rejected = records::rejected(record, &self.shared.names.deliveries, self.p, &why, now);
+                    append_and_wait(&*self.appender, &self.shared.names.rejected, self.p, rejected).await?;
+                }
+            }
+            self.partition.passed(record.offset + 1);
+        }
+        self.partition.passed(batch.next);
+        Ok(())
+    }
+
+    async fn store_progress(&mut self, last: bool) -> Result<(), WorkerError> {
+        let now = self.shared.clock.now();
+        if !self.progress.wants(now, self.shared.config.checkpoint_every, last) {
+            return Ok(());
+        }
+        let oldest = self.partition.lanes().heads().map(|queued| queued.payload.accepted_at()).min();
+        self.shared.standing.lock().entry(self.p).or_default().oldest = oldest;
+        let checkpoint = self.partition.checkpoint(self.log.epoch(), self.log.inspected(), now);
+        let records = self.progress.begin(&checkpoint, now);
+        for (index, record) in (0..).zip(records) {
+            self.shared.metrics.checkpoint_bytes.inc_by(record.value.as_ref().map_or(0, bytes::Bytes::len) as u64);
+            let mailbox = self.mailbox.clone();
+            let done = Box::new(move |result| mailbox.put(Mail::Checkpoint { result, index }));
+            append_when_room(&*self.appender, &self.shared.names.progress, self.p, record, done).await?;
+        }
+        Ok(())
+    }
+
+    /// Frees what an acknowledged checkpoint no longer needs.
+    fn delete_behind(&mut self, stored: crate::progress::Stored) {
+        let now = self.shared.clock.now();
+        for (topic, before) in [
+            (&self.shared.names.deliveries, self.progress.deletable_deliveries(stored.low, now)),
+            (&self.shared.names.progress, stored.progress_before),
+        ] {
+            let Some(before) = before else { continue };
+            let (journal, topic, p) = (self.shared.journal.clone(), topic.clone(), self.p);
+            self.tasks.spawn(async move {
+                if let Err(error) = journal.delete_records(&topic, p, before).await {
+                    tracing::warn!(topic, partition = p, before, %error, "settled records could not be deleted; it is tried again");
+                }
+            });
+        }
+    }
+
+    fn figures(&mut self) {
+        let lanes = self.partition.lanes();
+        self.behind.set(i64::try_from(lanes.behind()).unwrap_or(i64::MAX));
+        self.queued.set(i64::try_from(lanes.queued()).unwrap_or(i64::MAX));
+        let bytes = lanes.queued_bytes();
+        if bytes >= self.queued_bytes {
+            self.shared.queued_bytes.fetch_add(bytes - self.queued_bytes, Ordering::Relaxed);
+        } else {
+            self.shared.queued_bytes.fetch_sub(self.queued_bytes - bytes, Ordering::Relaxed);
+        }
+        self.queued_bytes = bytes;
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.shared.queued_bytes.fetch_sub(self.queued_bytes, Ordering::Relaxed);
+    }
+}
+
+/// The whole delivery, so that it can be sent again; captured bodies stay in `attempts`.
+fn dead(ticket: Position, mut attempt: wire::Attempt, payload: &Payload) -> hookline_journal::Record {
+    if let Some(response) = attempt.response.as_mut() {
+        response.body_truncated |= !response.body.is_empty();
+        response.body.clear();
+    }
+    let key = attempt.webhook_uid.clone();
+    let dead = wire::DeadDelivery {
+        format: wire::FORMAT,
+        event: Some(payload.event().clone()),
+        attempt: Some(attempt),
+        ticket: Some(ticket.into()),
+    };
+    records::plain(Some(key), &dead)
+}
+
+/// Outcomes of what is ended without an exchange, with the reason that people see.
+pub(crate) const DELETED: (Outcome, &str) = (Outcome::Cancelled, "the webhook was deleted or deactivated");
+/// See [`DELETED`].
+pub(crate) const TOO_OLD: (Outcome, &str) = (Outcome::Expired, "older than the policy's max_age");

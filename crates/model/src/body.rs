@@ -1,0 +1,163 @@
+//! The bodies of outgoing requests. They are built once an attempt and signed and sent byte for byte.
+
+use std::fmt;
+use std::str::FromStr;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+
+use crate::cloudevents::{CLOUDEVENT_JSON, push_text, to_cloudevent_json};
+use crate::event::is_json;
+use crate::outcome::words;
+use crate::time::Millis;
+use crate::wire;
+
+words! {
+    /// What the body of a webhook's requests is.
+    BodyForm, "body" {
+        /// `{"type", "timestamp", "data"}`.
+        Standard = "standard",
+        /// The event as a CloudEvent in JSON.
+        CloudEvents = "cloudevents",
+        /// The event's data as it was published.
+        Data = "data",
+        /// Nothing.
+        None = "none",
+    }
+}
+
+/// A body, and the header that goes with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Body {
+    /// What is sent.
+    pub bytes: Bytes,
+    /// The value of `content-type`; `None` without a body. Always printable ASCII.
+    pub content_type: Option<String>,
+}
+
+const JSON: &str = "application/json";
+
+/// The body for an event, which was accepted at `accepted_at` (the time that stands in for one without a time of its own).
+#[must_use]
+pub fn build(form: BodyForm, event: &wire::Event, accepted_at: Millis) -> Body {
+    let (bytes, content_type) = match form {
+        BodyForm::Standard => (standard(event, accepted_at), Some(JSON.to_owned())),
+        BodyForm::CloudEvents => (
+            to_cloudevent_json(event).into(),
+            Some(CLOUDEVENT_JSON.to_owned()),
+        ),
+        BodyForm::Data => (event.data.clone(), Some(data_type(event))),
+        BodyForm::None => (Bytes::new(), None),
+    };
+    Body {
+        bytes,
+        content_type,
+    }
+}
+
+/// The media type of the data. What cannot stand in a header was never accepted; should it come all the same, it is left out.
+fn data_type(event: &wire::Event) -> String {
+    let named = &event.data_content_type;
+    if named.is_empty() {
+        JSON.into()
+    } else if named.bytes().all(|b| (0x20..0x7f).contains(&b)) {
+        named.clone()
+    } else {
+        "application/octet-stream".into()
+    }
+}
+
+fn standard(event: &wire::Event, accepted_at: Millis) -> Bytes {
+    let mut body = Vec::with_capacity(event.data.len() + event.r#type.len() + 80);
+    body.extend_from_slice(b"{\"type\":");
+    push_text(&mut body, &event.r#type);
+    body.extend_from_slice(b",\"timestamp\":");
+    if event.time.is_empty() {
+        push_text(&mut body, &accepted_at.to_rfc3339());
+    } else {
+        push_text(&mut body, &event.time);
+    }
+    body.extend_from_slice(b",\"data\":");
+    push_data(&mut body, event);
+    body.push(b'}');
+    body.into()
+}
+
+/// JSON byte for byte, text as a JSON string, anything else as base64 in a JSON string.
+fn push_data(body: &mut Vec<u8>, event: &wire::Event) {
+    if event.data.is_empty() {
+        body.extend_from_slice(b"null");
+    } else if is_json(&event.data_content_type) {
+        body.extend_from_slice(&event.data);
+    } else if let Ok(text) = std::str::from_utf8(&event.data) {
+        push_text(body, text);
+    } else {
+        push_text(body, &STANDARD.encode(&event.data));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(data: &'static [u8], media: &str) -> wire::Event {
+        wire::Event {
+            id: "1".into(),
+            source: "/s".into(),
+            project: "shop".into(),
+            r#type: "user.signup".into(),
+            key: "shop".into(),
+            data: Bytes::from_static(data),
+            data_content_type: media.into(),
+            ..wire::Event::default()
+        }
+    }
+
+    fn text(form: BodyForm, event: &wire::Event) -> String {
+        let body = build(form, event, Millis(1_700_000_000_123));
+        String::from_utf8(body.bytes.to_vec()).expect("utf-8")
+    }
+
+    #[test]
+    fn json_data_stays_byte_for_byte() {
+        let event = event(b"{\"b\": 1.00,\n\"b\":1e999}", "");
+        assert_eq!(
+            text(BodyForm::Standard, &event),
+            "{\"type\":\"user.signup\",\"timestamp\":\"2023-11-14T22:13:20.123Z\",\"data\":{\"b\": 1.00,\n\"b\":1e999}}"
+        );
+        let data = build(BodyForm::Data, &event, Millis(0));
+        assert_eq!(data.bytes, event.data);
+        assert_eq!(data.content_type.as_deref(), Some("application/json"));
+    }
+
+    #[test]
+    fn other_data_becomes_a_string() {
+        let mut plain = event("a\"é\u{1}".as_bytes(), "text/plain; charset=utf-8");
+        plain.time = "2024-01-02T03:04:05+01:00".into();
+        assert_eq!(
+            text(BodyForm::Standard, &plain),
+            r#"{"type":"user.signup","timestamp":"2024-01-02T03:04:05+01:00","data":"a\"é\u0001"}"#
+        );
+        let data = build(BodyForm::Data, &plain, Millis(0));
+        assert_eq!(
+            data.content_type.as_deref(),
+            Some("text/plain; charset=utf-8")
+        );
+        let binary = text(BodyForm::Standard, &event(b"\xff\x00", "image/png"));
+        assert!(binary.ends_with("\"data\":\"/wA=\"}"), "{binary}");
+        let empty = text(BodyForm::Standard, &event(b"", ""));
+        assert!(empty.ends_with("\"data\":null}"), "{empty}");
+    }
+
+    #[test]
+    fn nothing_has_no_type_and_a_bad_type_never_reaches_a_header() {
+        let none = build(BodyForm::None, &event(b"1", ""), Millis(0));
+        assert!(none.bytes.is_empty() && none.content_type.is_none());
+        let bad = build(BodyForm::Data, &event(b"1", "a\r\nb: c"), Millis(0));
+        assert_eq!(
+            bad.content_type.as_deref(),
+            Some("application/octet-stream")
+        );
+    }
+}

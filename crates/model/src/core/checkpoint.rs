@@ -1,0 +1,484 @@
+//! The cache of a partition's progress, and which cached state to believe.
+//!
+//! A checkpoint is a base or a delta to the one before of the same chain, cut into chunks. A reader takes the complete one with the highest end of
+//! `attempts`, whoever wrote it. A missing or damaged one costs time, never sends.
+
+use std::collections::{BTreeMap, HashMap};
+
+use bytes::Bytes;
+use prost::Message as _;
+
+use super::lane::{LaneKey, LaneKind};
+use super::marks::SourceMarks;
+use crate::ids::{Position, WebhookUid};
+use crate::limits::CHECKPOINT_CHUNK_BYTES;
+use crate::time::Millis;
+use crate::wire::{self, checkpoint_entry::Entry};
+
+/// A send that was begun and is not settled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Single {
+    /// Attempts made in the run so far, if any were made at this position (else zero: what the send carries counts).
+    pub attempts: u32,
+    /// Not before this.
+    pub due: Millis,
+    /// When the first attempt of the run began; zero when none has.
+    pub first_try: Millis,
+}
+
+/// How far a partition is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Checkpoint {
+    /// Every position below is settled or listed.
+    pub watermark: u64,
+    /// The end of `attempts` up to which this is true (exclusive).
+    pub attempts_end: u64,
+    /// The highest claim before that end.
+    pub epoch: u64,
+    /// The lowest position that is not settled.
+    pub low: u64,
+    /// When it was made.
+    pub at: Millis,
+    /// Sends begun.
+    pub singles: BTreeMap<Position, Single>,
+    /// Lanes with something waiting, with their cursors.
+    pub lanes: BTreeMap<LaneKey, Position>,
+    /// Source marks as they stood at the watermark.
+    pub marks: SourceMarks,
+    /// Positions below the watermark that a lane passes over: from, to (exclusive).
+    pub skips: BTreeMap<Position, Position>,
+}
+
+type Entries = BTreeMap<Vec<u8>, Bytes>;
+
+impl Checkpoint {
+    fn entries(&self) -> Entries {
+        let singles = self.singles.iter().map(|(position, s)| {
+            Entry::Single(wire::SingleSend {
+                position: Some((*position).into()),
+                attempts: s.attempts,
+                due_ms: s.due.0,
+                first_try_ms: s.first_try.0,
+            })
+        });
+        let lanes = self.lanes.iter().map(|(key, cursor)| {
+            Entry::Lane(wire::LaneCursor {
+                webhook_uid: Bytes::copy_from_slice(key.webhook.as_bytes()),
+                kind: key.kind as u32,
+                cursor: Some((*cursor).into()),
+            })
+        });
+        let skips = self.skips.iter().map(|(from, to)| {
+            Entry::Repeats(wire::RepeatRange {
+                from: Some((*from).into()),
+                to: Some((*to).into()),
+            })
+        });
+        let marks = self.marks.to_wire().map(Entry::Mark);
+        singles
+            .chain(lanes)
+            .chain(skips)
+            .chain(marks)
+            .map(|entry| (key_of(&entry), encode(entry)))
+            .collect()
+    }
+
+    fn from_entries(head: &wire::CheckpointHead, entries: &Entries) -> Option<Self> {
+        let mut checkpoint = Self {
+            watermark: head.watermark,
+            attempts_end: head.attempts_end,
+            epoch: head.epoch,
+            low: head.low,
+            at: Millis(head.at_ms),
+            ..Self::default()
+        };
+        for bytes in entries.values() {
+            match wire::CheckpointEntry::decode(bytes.clone()).ok()?.entry? {
+                Entry::Single(s) => {
+                    let single = Single {
+                        attempts: s.attempts,
+                        due: Millis(s.due_ms),
+                        first_try: Millis(s.first_try_ms),
+                    };
+                    checkpoint.singles.insert(s.position?.into(), single);
+                }
+                Entry::Lane(l) => {
+                    let key = LaneKey {
+                        webhook: WebhookUid::from_slice(&l.webhook_uid)?,
+                        kind: LaneKind::from_number(l.kind)?,
+                    };
+                    checkpoint.lanes.insert(key, l.cursor?.into());
+                }
+                Entry::Mark(m) => checkpoint.marks.load(&m).then_some(())?,
+                Entry::Repeats(r) => {
+                    checkpoint.skips.insert(r.from?.into(), r.to?.into());
+                }
+            }
+        }
+        Some(checkpoint)
+    }
+
+    fn head(&self) -> wire::CheckpointHead {
+        wire::CheckpointHead {
+            watermark: self.watermark,
+            attempts_end: self.attempts_end,
+            epoch: self.epoch,
+            low: self.low,
+            at_ms: self.at.0,
+        }
+    }
+}
+
+fn encode(entry: Entry) -> Bytes {
+    wire::CheckpointEntry { entry: Some(entry) }
+        .encode_to_vec()
+        .into()
+}
+
+/// What tells entries apart: everything but their value. Sorts by sort of entry, then by position.
+fn key_of(entry: &Entry) -> Vec<u8> {
+    let at = |tag: u8, p: Option<wire::Position>| {
+        let p = p.unwrap_or_default();
+        let mut key = vec![tag];
+        key.extend(p.offset.to_be_bytes());
+        key.extend(p.index.to_be_bytes());
+        key
+    };
+    match entry {
+        Entry::Single(s) => at(1, s.position),
+        Entry::Lane(l) => [&[2], &l.webhook_uid[..], &l.kind.to_be_bytes()].concat(),
+        Entry::Mark(m) => {
+            let mut stream = m.stream.clone().unwrap_or_default();
+            match &mut stream.stream {
+                Some(wire::source::Stream::Events(from)) => from.offset = 0,
+                Some(wire::source::Stream::Job(from)) => from.offset = 0,
+                Some(wire::source::Stream::Command(from)) => from.offset = 0,
+                Some(wire::source::Stream::Retry(from)) => from.ticket = None,
+                None => {}
+            }
+            [&[3], &stream.encode_to_vec()[..]].concat()
+        }
+        Entry::Repeats(r) => at(4, r.from),
+    }
+}
+
+/// Turns checkpoints into chunks: a base first, then deltas, and a new base when the deltas have grown as large as one.
+#[derive(Debug, Default)]
+pub struct CheckpointWriter {
+    chain: Vec<u8>,
+    link: u32,
+    stored: Entries,
+    base_bytes: usize,
+    delta_bytes: usize,
+}
+
+/// Chunks to append in order, and whether they are a base (what was written before it is then no longer needed).
+#[derive(Debug)]
+pub struct Chunks {
+    /// To be appended to `progress` of the partition, in this order.
+    pub chunks: Vec<wire::CheckpointChunk>,
+    /// Whether this begins a chain.
+    pub base: bool,
+}
+
+impl CheckpointWriter {
+    /// The chunks of the next checkpoint. `fresh` is a new random id, used when a chain begins.
+    pub fn write(&mut self, checkpoint: &Checkpoint, fresh: [u8; 16]) -> Chunks {
+        let entries = checkpoint.entries();
+        let changed: Entries = entries
+            .iter()
+            .filter(|(key, value)| self.stored.get(*key) != Some(value))
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect();
+        let removed: Vec<Bytes> = self
+            .stored
+            .iter()
+            .filter(|(key, _)| !entries.contains_key(*key))
+            .map(|(_, value)| value.clone())
+            .collect();
+        let delta_bytes: usize = changed
+            .values()
+            .chain(&removed)
+            .map(|v| v.len() + 4)
+            .sum::<usize>()
+            + 64;
+        let base = self.chain.is_empty()
+            || self.delta_bytes + delta_bytes > self.base_bytes.max(64 * 1024);
+        let (body, removed) = if base {
+            self.chain = fresh.to_vec();
+            self.link = 0;
+            self.base_bytes = entries.values().map(|v| v.len() + 4).sum();
+            self.delta_bytes = 0;
+            (entries.values().cloned().collect::<Vec<_>>(), Vec::new())
+        } else {
+            self.link += 1;
+            self.delta_bytes += delta_bytes;
+            (changed.into_values().collect(), removed)
+        };
+        self.stored = entries;
+        Chunks {
+            chunks: cut(&self.chain, self.link, checkpoint.head(), body, removed),
+            base,
+        }
+    }
+
+    /// The last checkpoint did not get stored: the next one is a base.
+    pub fn forget(&mut self) {
+        *self = Self::default();
+    }
+}
+
+fn cut(
+    chain: &[u8],
+    link: u32,
+    head: wire::CheckpointHead,
+    body: Vec<Bytes>,
+    removed: Vec<Bytes>,
+) -> Vec<wire::CheckpointChunk> {
+    let empty = || wire::CheckpointChunk {
+        format: wire::FORMAT,
+        chain: Bytes::copy_from_slice(chain),
+        link,
+        head: Some(head),
+        ..wire::CheckpointChunk::default()
+    };
+    let mut chunks = vec![empty()];
+    let mut bytes = 0;
+    let parts = removed
+        .into_iter()
+        .map(|v| (v, true))
+        .chain(body.into_iter().map(|v| (v, false)));
+    for (value, gone) in parts {
+        if bytes + value.len() + 64 > CHECKPOINT_CHUNK_BYTES - 1024 {
+            chunks.push(empty());
+            bytes = 0;
+        }
+        bytes += value.len() + 8;
+        let entry = wire::CheckpointEntry::decode(value).expect("encoded by us a moment ago");
+        let chunk = chunks.last_mut().expect("there is always one");
+        if gone {
+            chunk.removed.push(entry)
+        } else {
+            chunk.entries.push(entry)
+        }
+    }
+    let count = u32::try_from(chunks.len()).unwrap_or(u32::MAX);
+    for (index, chunk) in (0..).zip(&mut chunks) {
+        chunk.index = index;
+        chunk.count = count;
+    }
+    chunks
+}
+
+/// Reads `progress` in order and keeps the complete checkpoint with the highest end.
+#[derive(Debug, Default)]
+pub struct CheckpointReader {
+    chains: HashMap<Bytes, Chain>,
+    best: Option<Bytes>,
+}
+
+#[derive(Debug, Default)]
+struct Chain {
+    /// What is complete: head, entries, and the next link.
+    head: Option<wire::CheckpointHead>,
+    entries: Entries,
+    next_link: u32,
+    /// Of the next link: what has come so far.
+    part: Vec<wire::CheckpointChunk>,
+}
+
+impl CheckpointReader {
+    /// The next chunk of the log. Those that do not fit on what came before are passed over.
+    pub fn read(&mut self, chunk: wire::CheckpointChunk) {
+        if !wire::readable(chunk.format) || chunk.head.is_none() {
+            return;
+        }
+        let id = chunk.chain.clone();
+        let chain = self.chains.entry(id.clone()).or_default();
+        if chunk.link != chain.next_link {
+            return;
+        }
+        if chunk.index == 0 {
+            chain.part.clear();
+        }
+        if usize::try_from(chunk.index) != Ok(chain.part.len()) {
+            return;
+        }
+        let complete = chunk.index + 1 == chunk.count;
+        chain.part.push(chunk);
+        if !complete {
+            return;
+        }
+        chain.complete();
+        let end = |chain: Option<&Chain>| {
+            chain
+                .and_then(|c| c.head)
+                .map(|h| (h.attempts_end, h.epoch))
+        };
+        if end(self.chains.get(&id))
+            >= self
+                .best
+                .as_ref()
+                .and_then(|best| end(self.chains.get(best)))
+        {
+            self.best = Some(id);
+        }
+    }
+
+    /// The checkpoint to believe.
+    #[must_use]
+    pub fn best(&self) -> Option<Checkpoint> {
+        let chain = self.chains.get(self.best.as_ref()?)?;
+        Checkpoint::from_entries(chain.head.as_ref()?, &chain.entries)
+    }
+}
+
+impl Chain {
+    fn complete(&mut self) {
+        for chunk in self.part.drain(..) {
+            self.head = chunk.head;
+            for entry in chunk.removed.into_iter().filter_map(|e| e.entry) {
+                self.entries.remove(&key_of(&entry));
+            }
+            for entry in chunk.entries.into_iter().filter_map(|e| e.entry) {
+                self.entries.insert(key_of(&entry), encode(entry));
+            }
+        }
+        self.next_link += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::marks::Stream;
+    use proptest::prelude::*;
+
+    fn read(chunks: impl IntoIterator<Item = wire::CheckpointChunk>) -> Option<Checkpoint> {
+        let mut reader = CheckpointReader::default();
+        for chunk in chunks {
+            reader
+                .read(wire::CheckpointChunk::decode(&chunk.encode_to_vec()[..]).expect("decodes"));
+        }
+        reader.best()
+    }
+
+    fn arbitrary() -> impl Strategy<Value = Checkpoint> {
+        let position = (0_u64..50, 0_u32..3).prop_map(|(offset, index)| Position { offset, index });
+        let single = (0_u32..9, 0_i64..9, 0_i64..9).prop_map(|(attempts, due, first)| Single {
+            attempts,
+            due: Millis(due),
+            first_try: Millis(first),
+        });
+        let lane = (0_u128..5, 0_u32..3).prop_map(|(uid, kind)| LaneKey {
+            webhook: WebhookUid(uuid::Uuid::from_u128(uid)),
+            kind: LaneKind::from_number(kind).expect("one of three"),
+        });
+        let marks = proptest::collection::vec((0_u32..4, 0_u64..99, 1_u128..9), 0..6);
+        (
+            (0_u64..1000, 0_u64..1000, 0_u64..9),
+            proptest::collection::btree_map(position.clone(), single, 0..8),
+            proptest::collection::btree_map(lane, position.clone(), 0..8),
+            proptest::collection::btree_map(position.clone(), position, 0..4),
+            marks,
+        )
+            .prop_map(
+                |((watermark, attempts_end, epoch), singles, lanes, skips, marks)| {
+                    let mut checkpoint = Checkpoint {
+                        watermark,
+                        attempts_end,
+                        epoch,
+                        low: watermark,
+                        at: Millis(5),
+                        singles,
+                        lanes,
+                        skips,
+                        ..Checkpoint::default()
+                    };
+                    for (partition, offset, webhook) in marks {
+                        let source = wire::Source {
+                            stream: Some(wire::source::Stream::Events(wire::FromEvents {
+                                partition,
+                                offset,
+                                generation: 0,
+                            })),
+                        };
+                        let (stream, at) =
+                            Stream::of(&source, WebhookUid(uuid::Uuid::from_u128(webhook)))
+                                .expect("a stream");
+                        checkpoint.marks.admit(stream, at, Millis(3));
+                    }
+                    checkpoint
+                },
+            )
+    }
+
+    proptest! {
+        #[test]
+        fn base_and_deltas_read_back_as_what_was_written(mut states in proptest::collection::vec(arbitrary(), 1..8)) {
+            let mut writer = CheckpointWriter::default();
+            let mut log = Vec::new();
+            for (n, state) in states.iter_mut().enumerate() {
+                state.attempts_end = n as u64;
+                log.extend(writer.write(state, [n as u8; 16]).chunks);
+                prop_assert_eq!(read(log.clone()), Some(state.clone()));
+            }
+        }
+
+        #[test]
+        fn a_lost_chunk_leaves_an_older_state_never_a_wrong_one(mut states in proptest::collection::vec(arbitrary(), 1..8), lost in 0_usize..8) {
+            let mut writer = CheckpointWriter::default();
+            let mut log = Vec::new();
+            for (n, state) in states.iter_mut().enumerate() {
+                state.attempts_end = n as u64;
+                log.extend(writer.write(state, [n as u8; 16]).chunks);
+            }
+            let lost = lost % log.len();
+            log.remove(lost);
+            let got = read(log);
+            prop_assert!(got.is_none() || states.contains(&got.expect("some")));
+        }
+    }
+
+    #[test]
+    fn a_large_state_is_cut_into_chunks_and_counts_only_when_complete() {
+        let mut state = Checkpoint {
+            attempts_end: 1,
+            ..Checkpoint::default()
+        };
+        for offset in 0..60_000 {
+            state.singles.insert(
+                Position::at(offset),
+                Single {
+                    attempts: 1,
+                    due: Millis(1_700_000_000_000),
+                    first_try: Millis(1_700_000_000_000),
+                },
+            );
+        }
+        let chunks = CheckpointWriter::default().write(&state, [1; 16]).chunks;
+        assert!(chunks.len() > 1);
+        assert!(
+            chunks
+                .iter()
+                .all(|c| c.encoded_len() <= CHECKPOINT_CHUNK_BYTES)
+        );
+        assert_eq!(read(chunks[..chunks.len() - 1].to_vec()), None);
+        assert_eq!(read(chunks), Some(state));
+    }
+
+    #[test]
+    fn the_highest_end_wins_whoever_wrote_it() {
+        let state = |end| Checkpoint {
+            attempts_end: end,
+            watermark: end,
+            ..Checkpoint::default()
+        };
+        let mut ours = CheckpointWriter::default();
+        let mut zombie = CheckpointWriter::default();
+        let mut log = zombie.write(&state(5), [1; 16]).chunks;
+        log.extend(ours.write(&state(9), [2; 16]).chunks);
+        log.extend(zombie.write(&state(6), [3; 16]).chunks);
+        assert_eq!(read(log).map(|c| c.attempts_end), Some(9));
+    }
+}

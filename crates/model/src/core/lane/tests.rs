@@ -1,0 +1,235 @@
+use super::*;
+
+struct Open;
+
+impl Door<u32> for Open {
+    fn terms(&mut self, _: WebhookUid, _: &u32) -> Terms {
+        Terms::Send { rate: None }
+    }
+
+    fn take_place(&mut self, _: WebhookUid, _: bool) -> bool {
+        true
+    }
+}
+
+fn uid(n: u128) -> WebhookUid {
+    WebhookUid(uuid::Uuid::from_u128(n))
+}
+
+fn key(n: u128, kind: LaneKind) -> LaneKey {
+    LaneKey {
+        webhook: uid(n),
+        kind,
+    }
+}
+
+fn queued(lane: LaneKey, offset: u64) -> Queued<u32> {
+    Queued {
+        position: Position::at(offset),
+        lane,
+        payload: 0,
+        bytes: 100,
+    }
+}
+
+fn start(lanes: &mut Lanes<u32>) -> Vec<(u64, LaneKind)> {
+    std::iter::from_fn(|| lanes.next(Millis(0), &mut Open))
+        .map(|s| (s.queued.position.offset, s.queued.lane.kind))
+        .collect()
+}
+
+#[test]
+fn fresh_and_due_alternate_and_bulk_takes_what_they_leave() {
+    let mut lanes = Lanes::default();
+    for offset in 0..2 {
+        lanes.offer(queued(key(1, LaneKind::Bulk), offset), usize::MAX);
+        lanes.offer(queued(key(1, LaneKind::Fresh), 10 + offset), usize::MAX);
+        lanes.offer(queued(key(1, LaneKind::Due), 20 + offset), usize::MAX);
+    }
+    use LaneKind::{Bulk, Due, Fresh};
+    assert_eq!(
+        start(&mut lanes),
+        [
+            (10, Fresh),
+            (20, Due),
+            (11, Fresh),
+            (21, Due),
+            (0, Bulk),
+            (1, Bulk)
+        ]
+    );
+}
+
+#[test]
+fn the_window_opens_grows_and_halves() {
+    let mut lanes = Lanes::default();
+    for offset in 0..100 {
+        lanes.offer(queued(key(1, LaneKind::Fresh), offset), usize::MAX);
+    }
+    assert_eq!(start(&mut lanes).len(), 8);
+    lanes.ended(uid(1), Health::Good);
+    assert_eq!(
+        start(&mut lanes).len(),
+        2,
+        "one place came free and one was added"
+    );
+    for _ in 0..4 {
+        lanes.ended(uid(1), Health::Bad);
+    }
+    assert_eq!(lanes.window(uid(1)), (1, 5));
+    assert!(start(&mut lanes).is_empty());
+    for _ in 0..5 {
+        lanes.ended(uid(1), Health::Bad);
+    }
+    assert_eq!(start(&mut lanes).len(), 1, "never below one");
+}
+
+#[test]
+fn one_webhook_does_not_hold_up_another() {
+    let mut lanes = Lanes::default();
+    for offset in 0..20 {
+        lanes.offer(queued(key(1, LaneKind::Fresh), offset), usize::MAX);
+    }
+    lanes.offer(queued(key(2, LaneKind::Fresh), 20), usize::MAX);
+    let started = start(&mut lanes);
+    assert_eq!(started.len(), 9);
+    assert_eq!(started[1].0, 20, "they take turns");
+}
+
+/// Drives a scan over a log of `lanes[offset]` up to `watermark`.
+fn scan(lanes: &mut Lanes<u32>, log: &[LaneKey], watermark: u64) {
+    let Some(from) = lanes.begin_scan() else {
+        return;
+    };
+    for offset in from..watermark {
+        let lane = log[usize::try_from(offset).expect("small")];
+        let position = Position::at(offset);
+        if lanes.scan_takes(lane, position)
+            && !lanes.scanned(lane, position, Some(queued(lane, offset)), usize::MAX)
+        {
+            return;
+        }
+        lanes.scan_passed(offset + 1, watermark);
+    }
+}
+
+#[test]
+fn a_lane_that_cannot_send_falls_behind_and_catches_up_in_order() {
+    let n = 3 * LANE_QUEUE_SENDS as u64;
+    let log: Vec<LaneKey> = (0..n)
+        .map(|i| key(if i % 3 == 0 { 2 } else { 1 }, LaneKind::Fresh))
+        .collect();
+    let mut lanes = Lanes::default();
+    let mut got: HashMap<WebhookUid, Vec<u64>> = HashMap::new();
+    let mut held = Vec::new();
+    for (offset, lane) in (0_u64..).zip(&log) {
+        lanes.offer(queued(*lane, offset), usize::MAX);
+        // Webhook 2 answers at once; webhook 1 does not answer yet.
+        while let Some(s) = lanes.next(Millis(0), &mut Open) {
+            got.entry(s.queued.lane.webhook)
+                .or_default()
+                .push(s.queued.position.offset);
+            if s.queued.lane.webhook == uid(2) {
+                lanes.ended(uid(2), Health::Good)
+            } else {
+                held.push(())
+            }
+        }
+    }
+    assert_eq!(lanes.behind(), 1, "only the one that hangs");
+    assert_eq!(got[&uid(2)].len() as u64, n / 3);
+    for _ in held {
+        lanes.ended(uid(1), Health::Good);
+    }
+    while lanes.behind() > 0 || lanes.queued() > 0 {
+        while let Some(s) = lanes.next(Millis(0), &mut Open) {
+            got.entry(s.queued.lane.webhook)
+                .or_default()
+                .push(s.queued.position.offset);
+            lanes.ended(s.queued.lane.webhook, Health::Good);
+        }
+        scan(&mut lanes, &log, n);
+    }
+    let expected: Vec<u64> = (0..n).filter(|i| i % 3 != 0).collect();
+    assert_eq!(got[&uid(1)], expected, "each once, in the order of the log");
+}
+
+#[test]
+fn a_rate_limit_delays_and_its_bucket_starts_empty() {
+    struct Slow;
+    impl Door<u32> for Slow {
+        fn terms(&mut self, _: WebhookUid, _: &u32) -> Terms {
+            Terms::Send { rate: Some(10.0) }
+        }
+        fn take_place(&mut self, _: WebhookUid, _: bool) -> bool {
+            true
+        }
+    }
+    let mut lanes = Lanes::default();
+    for offset in 0..50 {
+        lanes.offer(queued(key(1, LaneKind::Fresh), offset), usize::MAX);
+    }
+    let mut started = 0;
+    for ms in 0..=2000 {
+        while lanes.next(Millis(ms), &mut Slow).is_some() {
+            started += 1;
+            lanes.ended(uid(1), Health::Good);
+        }
+    }
+    assert!((19..=20).contains(&started), "{started}");
+}
+
+#[test]
+fn paused_webhooks_wait_until_resumed() {
+    struct Paused(bool);
+    impl Door<u32> for Paused {
+        fn terms(&mut self, _: WebhookUid, _: &u32) -> Terms {
+            if self.0 {
+                Terms::Wait
+            } else {
+                Terms::Send { rate: None }
+            }
+        }
+        fn take_place(&mut self, _: WebhookUid, _: bool) -> bool {
+            true
+        }
+    }
+    let mut lanes = Lanes::default();
+    lanes.offer(queued(key(1, LaneKind::Fresh), 1), usize::MAX);
+    assert!(lanes.next(Millis(0), &mut Paused(true)).is_none());
+    assert!(
+        lanes.next(Millis(0), &mut Paused(false)).is_none(),
+        "nobody asks again by itself"
+    );
+    lanes.resume();
+    assert!(lanes.next(Millis(0), &mut Paused(false)).is_some());
+}
+
+#[test]
+fn without_a_place_the_turn_is_kept() {
+    struct Full(bool);
+    impl Door<u32> for Full {
+        fn terms(&mut self, _: WebhookUid, _: &u32) -> Terms {
+            Terms::Send { rate: None }
+        }
+        fn take_place(&mut self, _: WebhookUid, suspect: bool) -> bool {
+            !suspect || self.0
+        }
+    }
+    let mut lanes = Lanes::default();
+    lanes.offer(queued(key(1, LaneKind::Fresh), 1), usize::MAX);
+    assert!(
+        lanes.next(Millis(0), &mut Full(false)).is_none(),
+        "not yet proven"
+    );
+    let started = lanes
+        .next(Millis(0), &mut Full(true))
+        .expect("a place came free");
+    assert_eq!(started.queued.position.offset, 1);
+    lanes.ended(uid(1), Health::Good);
+    lanes.offer(queued(key(1, LaneKind::Fresh), 2), usize::MAX);
+    assert!(
+        lanes.next(Millis(0), &mut Full(false)).is_some(),
+        "proven now"
+    );
+}

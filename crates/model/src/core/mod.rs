@@ -1,0 +1,15 @@
+//! Who owns a partition, what is settled in it, and what to send next: the reasons hookline exists for, as pure state machines.
+//!
+//! | module | decides |
+//! |---|---|
+//! | [`claims`] | who owns a partition, and which of one's own records have certainly counted |
+//! | [`marks`] | whether a send is a repeat, by where it came from |
+//! | [`lane`] | what a webhook may send now, what waits in memory and what stays in the log |
+//! | [`partition`] | what is settled: watermark and exceptions |
+//! | [`checkpoint`] | how that is cached, and which cached state to believe |
+
+pub mod checkpoint;
+pub mod claims;
+pub mod lane;
+pub mod marks;
+pub mod partition;

@@ -1,0 +1,249 @@
+//! What people configure: projects and webhooks, in the words of the resource file. The same words, as JSON, are the stored form in the
+//! registry, so they outlive code: words are only ever added.
+//!
+//! [`parse_documents`] reads what people write: everything that is wrong is said at once, unknown keys are refused, and what later versions
+//! will do is refused as long as this one does not (`resource/later.rs` lists it). Reading back what is stored is lenient about unknown
+//! keys, because a newer version may have written it.
+
+mod documents;
+mod headers;
+mod later;
+mod reader;
+mod retry;
+#[cfg(test)]
+mod tests;
+mod webhook;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub use documents::parse_documents;
+pub use headers::check_header;
+
+use crate::body::BodyForm;
+use crate::ids::{Slug, WebhookUid};
+use crate::matching::TypePattern;
+use crate::outcome::words;
+use crate::policy::RetryPolicy;
+use crate::presets::Preset;
+use crate::units::Rate;
+
+/// What is wrong with a resource: where, and what would be right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FieldError {
+    /// Which resource of the file, for people (`document 2, Webhook shop/crm`); empty when there is only one.
+    pub document: String,
+    /// The path of the field: `retry.schedule.list[2]`; empty for the whole.
+    pub field: String,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+impl FieldError {
+    /// About a field of the only resource there is.
+    #[must_use]
+    pub fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            document: String::new(),
+            field: field.into(),
+            message: message.into(),
+        }
+    }
+}
+
+impl fmt::Display for FieldError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.document.is_empty() {
+            write!(f, "{}: ", self.document)?;
+        }
+        if !self.field.is_empty() {
+            write!(f, "{}: ", self.field)?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for FieldError {}
+
+/// One document of a resource file.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Resource {
+    /// `kind: Project`.
+    Project(ProjectSpec),
+    /// `kind: Webhook`.
+    Webhook(Box<WebhookSpec>),
+}
+
+impl Resource {
+    /// The word of its kind.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Project(_) => "Project",
+            Self::Webhook(_) => "Webhook",
+        }
+    }
+}
+
+/// A project.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProjectSpec {
+    /// Its id.
+    pub id: Slug,
+    /// Free text.
+    #[serde(default)]
+    pub title: String,
+    /// The preset whose catalog of event types it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preset: Option<Preset>,
+}
+
+/// A webhook as it was asked for: settled, the preset's values standing where nothing was said.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WebhookSpec {
+    /// The settings.
+    pub settings: Webhook,
+    /// Whether the state was said. If not, one that exists keeps its state.
+    pub state_given: bool,
+}
+
+words! {
+    /// What a webhook does with events.
+    State, "state" {
+        /// Everything is delivered.
+        Active = "active",
+        /// Sends wait.
+        Paused = "paused",
+        /// New events are not fanned out, waiting ones are cancelled.
+        Inactive = "inactive",
+    }
+}
+
+words! {
+    /// The method of a webhook's requests.
+    Method, "method" {
+        /// `POST`.
+        Post = "POST",
+        /// `PUT`.
+        Put = "PUT",
+        /// `PATCH`.
+        Patch = "PATCH",
+        /// `GET`, with body `none` only.
+        Get = "GET",
+    }
+}
+
+/// Within what order holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Ordered {
+    /// Nowhere.
+    #[default]
+    No,
+    /// Among all sends of the webhook.
+    Webhook,
+    /// Among sends of one event key.
+    Key,
+}
+
+impl Ordered {
+    /// The stamp on a send.
+    #[must_use]
+    pub fn to_wire(self) -> u32 {
+        match self {
+            Self::No => 0,
+            Self::Webhook => 1,
+            Self::Key => 2,
+        }
+    }
+}
+
+/// A webhook's settings. As JSON they are a resource document again.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Webhook {
+    /// The project it belongs to.
+    pub project: Slug,
+    /// Unique in the project.
+    pub name: Slug,
+    /// Free text.
+    pub title: String,
+    /// Free text.
+    pub description: String,
+    /// Where requests go. Only its form is checked here; the address guard judges it.
+    pub url: String,
+    /// What it is subscribed to.
+    pub events: Vec<TypePattern>,
+    /// Where values came from that were not given.
+    pub preset: Preset,
+    /// What it does with events.
+    pub state: State,
+    /// The method of its requests.
+    pub method: Method,
+    /// Its own headers, names in lower case.
+    pub headers: BTreeMap<String, String>,
+    /// Within what order holds.
+    pub ordered: Ordered,
+    /// What the body of its requests is.
+    pub body: BodyForm,
+    /// How long an attempt may take.
+    pub deadline: Duration,
+    /// How many attempts may begin in a span; `None`: no limit.
+    pub rate_limit: Option<Rate>,
+    /// When to try again and when not, and what counts as success.
+    pub retry: RetryPolicy,
+}
+
+impl Webhook {
+    /// Whether it gets events of this type.
+    #[must_use]
+    pub fn subscribes(&self, event_type: &str) -> bool {
+        self.events.iter().any(|p| p.matches(event_type))
+    }
+
+    /// The settings as a resource document.
+    #[must_use]
+    pub fn to_document(&self) -> serde_json::Value {
+        webhook::write(self)
+    }
+}
+
+impl Serialize for Webhook {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        self.to_document().serialize(to)
+    }
+}
+
+impl<'de> Deserialize<'de> for Webhook {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let document = serde_json::Value::deserialize(from)?;
+        webhook::read_stored(&document).map_err(|errors| {
+            let all: Vec<_> = errors.iter().map(ToString::to_string).collect();
+            serde::de::Error::custom(all.join("; "))
+        })
+    }
+}
+
+/// A webhook as the registry keeps it: the settings and what the system adds. Serialised as JSON it is the body of a registry record.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StoredWebhook {
+    /// Made at creation, never reused.
+    pub uid: WebhookUid,
+    /// Raised by deactivating and deleting; deliveries of a lower one are cancelled.
+    pub epoch: u64,
+    /// When it was created.
+    pub created_at_ms: i64,
+    /// Why it is in its state, when that was not simply asked for.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub state_reason: String,
+    /// When it came into its state.
+    #[serde(default)]
+    pub state_at_ms: i64,
+    /// Its secrets, sealed. Opaque here.
+    #[serde(default)]
+    pub secrets: serde_json::Value,
+    /// What was asked for.
+    pub settings: Webhook,
+}

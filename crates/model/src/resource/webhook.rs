@@ -1,0 +1,272 @@
+//! A webhook's document, from words and to words.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use super::reader::{At, Object, Reader, hint};
+use super::{FieldError, Method, Ordered, Webhook, WebhookSpec, headers, later, retry};
+use crate::body::BodyForm;
+use crate::ids::Slug;
+use crate::limits::{DEADLINE_MAX, URL_BYTES_MAX};
+use crate::matching::TypePattern;
+use crate::presets::Preset;
+use crate::units::format_duration;
+
+const KEYS: [&str; 21] = [
+    "kind",
+    "project",
+    "name",
+    "title",
+    "description",
+    "url",
+    "events",
+    "filter",
+    "preset",
+    "state",
+    "method",
+    "headers",
+    "connector",
+    "ordered",
+    "batch",
+    "body",
+    "success",
+    "deadline",
+    "rate_limit",
+    "verification",
+    "retry",
+];
+
+/// Shorter deadlines would fail healthy endpoints.
+const DEADLINE_MIN: Duration = Duration::from_millis(100);
+/// Patterns of one webhook.
+const EVENTS_MAX: usize = 500;
+const TITLE_CHARS_MAX: usize = 200;
+const DESCRIPTION_CHARS_MAX: usize = 4000;
+/// Attempts per second that one webhook may ask for.
+const RATE_MAX: f64 = 100_000.0;
+
+/// Reads a document as written.
+pub(super) fn read(document: &Map<String, Value>) -> Result<WebhookSpec, Vec<FieldError>> {
+    let settings = read_by(Reader::new(true), document)?;
+    let state_given = document.get("state").is_some_and(|s| !s.is_null());
+    Ok(WebhookSpec {
+        settings,
+        state_given,
+    })
+}
+
+/// Reads what is stored; keys of newer versions are passed over.
+pub(super) fn read_stored(document: &Value) -> Result<Webhook, Vec<FieldError>> {
+    match document {
+        Value::Object(map) => read_by(Reader::new(false), map),
+        _ => Err(vec![FieldError::new("", "a webhook must be an object")]),
+    }
+}
+
+fn read_by(mut reader: Reader, given: &Map<String, Value>) -> Result<Webhook, Vec<FieldError>> {
+    reader.known(&Object::of(given, ""), &KEYS);
+    let preset = match Object::of(given, "").get("preset") {
+        Some(at) => reader.parsed(&at),
+        None => Some(Preset::Standard),
+    };
+    // With a preset that nobody knows, the rest is still checked.
+    let preset = preset.unwrap_or(Preset::Standard);
+    let whole = preset.complete(given);
+    let whole = Object::of(&whole, "");
+    later::refuse(&mut reader, &whole, given, preset.as_str());
+    let webhook = read_whole(&mut reader, &whole, preset);
+    reader.finish(webhook)
+}
+
+fn read_whole(reader: &mut Reader, whole: &Object<'_>, preset: Preset) -> Option<Webhook> {
+    let project = required_slug(reader, whole, "project");
+    let name = required_slug(reader, whole, "name");
+    let title = whole.get("title").map_or(Some(String::new()), |at| {
+        reader.prose(&at, TITLE_CHARS_MAX, false)
+    });
+    let description = whole.get("description").map_or(Some(String::new()), |at| {
+        reader.prose(&at, DESCRIPTION_CHARS_MAX, true)
+    });
+    let url = reader
+        .required(whole, "url")
+        .and_then(|at| read_url(reader, &at));
+    let events = reader
+        .required(whole, "events")
+        .and_then(|at| read_events(reader, &at));
+    let state = word(reader, whole, "state");
+    let method = word(reader, whole, "method");
+    let headers = whole
+        .get("headers")
+        .map_or(Some(BTreeMap::new()), |at| read_headers(reader, &at));
+    // What is not a form of today has been refused by name.
+    let body = whole
+        .get("body")
+        .and_then(|at| at.value.as_str()?.parse::<BodyForm>().ok());
+    if let (Some(Method::Get), Some(body)) = (method, body)
+        && body != BodyForm::None
+    {
+        reader.error("method", "GET has no body; write `body: none` too");
+    }
+    let deadline = reader
+        .required(whole, "deadline")
+        .and_then(|at| read_deadline(reader, &at));
+    let rate_limit = read_rate(reader, whole);
+    let policy = retry::read(reader, whole);
+    Some(Webhook {
+        project: project?,
+        name: name?,
+        title: title?,
+        description: description?,
+        url: url?,
+        events: events?,
+        preset,
+        state: state?,
+        method: method?,
+        headers: headers?,
+        ordered: Ordered::No,
+        body: body?,
+        deadline: deadline?,
+        rate_limit: rate_limit?,
+        retry: policy?,
+    })
+}
+
+fn required_slug(reader: &mut Reader, whole: &Object<'_>, key: &str) -> Option<Slug> {
+    let at = reader.required(whole, key)?;
+    let text = reader.text(&at)?;
+    reader.taken(&at, Slug::new(text))
+}
+
+/// One of a closed list of words; presets see to it that there is one.
+fn word<T>(reader: &mut Reader, whole: &Object<'_>, key: &str) -> Option<T>
+where
+    T: std::str::FromStr<Err: std::fmt::Display>,
+{
+    let at = reader.required(whole, key)?;
+    reader.parsed(&at)
+}
+
+/// Only what can be said without knowing what the operator allows; the address guard judges the rest.
+fn read_url(reader: &mut Reader, at: &At<'_>) -> Option<String> {
+    let url = reader.text(at)?;
+    let problem = if url.len() > URL_BYTES_MAX {
+        format!("must have at most {URL_BYTES_MAX} bytes")
+    } else if !(url.starts_with("https://") || url.starts_with("http://")) {
+        "must begin with https://".into()
+    } else if url.bytes().any(|b| b <= 0x20 || b == 0x7f || b == b'\\') {
+        "must not contain blanks, control characters or backslashes".into()
+    } else {
+        return Some(url.to_owned());
+    };
+    reader.error(&at.path, problem);
+    None
+}
+
+fn read_events(reader: &mut Reader, at: &At<'_>) -> Option<Vec<TypePattern>> {
+    let read = reader.list(at, |reader, at| reader.parsed::<TypePattern>(at))?;
+    if read.is_empty() || read.len() > EVENTS_MAX {
+        reader.error(
+            &at.path,
+            format!("must have 1 to {EVENTS_MAX} patterns; [\"*\"] is all event types"),
+        );
+        return None;
+    }
+    let mut events = Vec::with_capacity(read.len());
+    for pattern in read {
+        if !events.contains(&pattern) {
+            events.push(pattern);
+        }
+    }
+    Some(events)
+}
+
+fn read_headers(reader: &mut Reader, at: &At<'_>) -> Option<BTreeMap<String, String>> {
+    let Value::Object(map) = at.value else {
+        reader.error(
+            &at.path,
+            "must have header names as keys: {x-tenant: \"42\"}",
+        );
+        return None;
+    };
+    let before = reader.errors.len();
+    let mut headers = BTreeMap::new();
+    for (name, value) in map {
+        let shown: String = name.chars().filter(|c| !c.is_control()).take(64).collect();
+        let at = At {
+            value,
+            path: format!("{}.{shown}", at.path),
+        };
+        let Some(value) = reader.text(&at) else {
+            continue;
+        };
+        let name = name.to_ascii_lowercase();
+        reader.taken(&at, headers::check_header(&name, value));
+        if headers.insert(name, value.to_owned()).is_some() {
+            reader.error(
+                &at.path,
+                "stands here twice; upper and lower case are the same",
+            );
+        }
+    }
+    let pairs = headers.iter().map(|(n, v)| (n.as_str(), v.as_str()));
+    reader.taken(at, headers::check_sum(pairs));
+    (reader.errors.len() == before).then_some(headers)
+}
+
+fn read_deadline(reader: &mut Reader, at: &At<'_>) -> Option<Duration> {
+    let deadline = reader.duration(at)?;
+    if (DEADLINE_MIN..=DEADLINE_MAX).contains(&deadline) {
+        return Some(deadline);
+    }
+    let (min, max) = (format_duration(DEADLINE_MIN), format_duration(DEADLINE_MAX));
+    reader.error(&at.path, format!("must be from {min} to {max}"));
+    None
+}
+
+fn read_rate(reader: &mut Reader, whole: &Object<'_>) -> Option<Option<crate::units::Rate>> {
+    let Some(at) = whole.get("rate_limit").filter(|at| !at.is_word("none")) else {
+        return Some(None);
+    };
+    let rate: crate::units::Rate = reader.parsed(&at)?;
+    if rate.per_second() > RATE_MAX {
+        reader.error(&at.path, format!("must be at most {RATE_MAX}/s, or `none`"));
+        return None;
+    }
+    Some(Some(rate))
+}
+
+/// The settings as a document again, complete: it does not change when a preset does.
+pub(super) fn write(webhook: &Webhook) -> Value {
+    let events: Vec<_> = webhook.events.iter().map(ToString::to_string).collect();
+    json!({
+        "kind": "Webhook",
+        "project": webhook.project,
+        "name": webhook.name,
+        "title": webhook.title,
+        "description": webhook.description,
+        "url": webhook.url,
+        "events": events,
+        "preset": webhook.preset,
+        "state": webhook.state.as_str(),
+        "method": webhook.method.as_str(),
+        "headers": webhook.headers,
+        "ordered": match webhook.ordered {
+            Ordered::No => json!(false),
+            Ordered::Webhook => json!("webhook"),
+            Ordered::Key => json!("key"),
+        },
+        "body": webhook.body.as_str(),
+        "success": retry::write_success(&webhook.retry.success),
+        "deadline": format_duration(webhook.deadline),
+        "rate_limit": webhook.rate_limit.map_or("none".into(), |r| r.to_string()),
+        "verification": "none",
+        "retry": retry::write(&webhook.retry),
+    })
+}
+
+/// The remedy for a kind that is not known.
+pub(super) fn kind_hint(kind: &str) -> String {
+    hint(kind, &["Project", "Webhook"])
+}

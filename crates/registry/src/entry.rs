@@ -1,0 +1,183 @@
+//! One project, one webhook: as stored, and as the rest of the system sees them.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use hookline_model::ids::WebhookUid;
+use hookline_model::resource::{ProjectSpec, State, StoredWebhook, Webhook};
+use hookline_model::signature::SigningKey;
+use hookline_model::time::Millis;
+use secrecy::ExposeSecret as _;
+use serde::{Deserialize, Serialize};
+
+use crate::log::{Current, Name};
+use crate::seal::{Place, SealError, Sealer};
+
+/// The field of [`Place`] for secrets that requests are signed with.
+pub(crate) const SIGNING: &str = "signing";
+
+/// A project.
+#[derive(Debug, Clone)]
+pub struct ProjectEntry {
+    /// Its id.
+    pub id: Arc<str>,
+    /// The version of its record.
+    pub version: u64,
+    /// What it is.
+    pub settings: ProjectSpec,
+}
+
+impl ProjectEntry {
+    pub(crate) fn read(name: &Name, current: &Current) -> Result<Self, String> {
+        Ok(Self {
+            id: Arc::clone(&name.project),
+            version: current.version,
+            settings: serde_json::from_slice(&current.body).map_err(|e| e.to_string())?,
+        })
+    }
+}
+
+/// One of `secrets` in the stored form of a webhook; newest first, and all of them sign.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct SealedSecret {
+    pub(crate) version: u64,
+    pub(crate) created_at_ms: i64,
+    pub(crate) sealed: String,
+}
+
+/// Reads the stored form of a webhook.
+pub(crate) fn read_stored(body: &[u8]) -> Result<StoredWebhook, String> {
+    serde_json::from_slice(body).map_err(|e| e.to_string())
+}
+
+/// Sets the state; becoming inactive raises the epoch, which cancels what waits.
+pub(crate) fn set_state(stored: &mut StoredWebhook, state: State, reason: &str, now: Millis) {
+    if state == stored.settings.state {
+        return;
+    }
+    if state == State::Inactive {
+        stored.epoch += 1;
+    }
+    stored.settings.state = state;
+    stored.state_reason = reason.into();
+    stored.state_at_ms = now.0;
+}
+
+/// A webhook as it is at one version.
+pub struct WebhookEntry {
+    /// Made by us, never reused.
+    pub uid: WebhookUid,
+    /// The project it belongs to.
+    pub project: Arc<str>,
+    /// Unique in the project; another webhook may have it later.
+    pub name: Arc<str>,
+    /// Raised when it is deactivated or deleted. A delivery of a lower epoch ends cancelled.
+    pub epoch: u64,
+    /// The version of its record.
+    pub version: u64,
+    /// When it was made.
+    pub created_at: Millis,
+    /// Why it has the state it has, where nobody simply asked for it.
+    pub state_reason: Option<String>,
+    /// Since when it has that state; its making, if that never changed.
+    pub state_at: Millis,
+    /// Everything that the customer chose, with the preset's values where nothing was chosen.
+    pub settings: Webhook,
+    secrets: Vec<SealedSecret>,
+    sealer: Arc<Sealer>,
+    keys: OnceLock<Result<Arc<[SigningKey]>, SealError>>,
+    /// Partitions and partition of the last answer of [`WebhookEntry::partition`].
+    partition: AtomicU64,
+}
+
+impl WebhookEntry {
+    pub(crate) fn read(
+        name: &Name,
+        current: &Current,
+        sealer: &Arc<Sealer>,
+    ) -> Result<Self, String> {
+        let stored = read_stored(&current.body)?;
+        Self::new(name, current.version, stored, sealer)
+    }
+
+    pub(crate) fn new(
+        name: &Name,
+        version: u64,
+        stored: StoredWebhook,
+        sealer: &Arc<Sealer>,
+    ) -> Result<Self, String> {
+        let created_at = Millis(stored.created_at_ms);
+        let secrets = serde_json::from_value::<Vec<SealedSecret>>(stored.secrets);
+        Ok(Self {
+            uid: stored.uid,
+            project: Arc::clone(&name.project),
+            name: Arc::clone(&name.name),
+            epoch: stored.epoch,
+            version,
+            created_at,
+            state_reason: Some(stored.state_reason).filter(|r| !r.is_empty()),
+            state_at: Millis(stored.state_at_ms).max(created_at),
+            settings: stored.settings,
+            secrets: secrets.map_err(|e| e.to_string())?,
+            sealer: Arc::clone(sealer),
+            keys: OnceLock::new(),
+            partition: AtomicU64::new(0),
+        })
+    }
+
+    /// Its state.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.settings.state
+    }
+
+    /// The keys that requests are signed with, newest first. Opened once, when first asked for.
+    ///
+    /// # Errors
+    /// When they are sealed with another key or damaged.
+    pub fn signing_keys(&self) -> Result<Arc<[SigningKey]>, SealError> {
+        self.keys.get_or_init(|| self.open_keys()).clone()
+    }
+
+    fn open_keys(&self) -> Result<Arc<[SigningKey]>, SealError> {
+        let uid = self.uid.to_string();
+        let open = |secret: &SealedSecret| {
+            let place = Place {
+                project: &self.project,
+                owner: &uid,
+                field: SIGNING,
+                version: secret.version,
+            };
+            let secret = self.sealer.open(&place, &secret.sealed)?;
+            SigningKey::from_bytes(secret.expose_secret()).map_err(|_| SealError::Damaged)
+        };
+        self.secrets.iter().map(open).collect()
+    }
+
+    /// The partition it belongs to; remembered, because it is asked for with every event.
+    #[must_use]
+    pub fn partition(&self, partitions: u32) -> u32 {
+        let known = self.partition.load(Ordering::Relaxed);
+        if known >> 32 == u64::from(partitions) {
+            return u32::try_from(known & u64::from(u32::MAX)).unwrap_or(0);
+        }
+        let partition = self.uid.partition(partitions);
+        let known = u64::from(partitions) << 32 | u64::from(partition);
+        self.partition.store(known, Ordering::Relaxed);
+        partition
+    }
+}
+
+impl fmt::Debug for WebhookEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WebhookEntry")
+            .field("uid", &self.uid)
+            .field("project", &self.project)
+            .field("name", &self.name)
+            .field("epoch", &self.epoch)
+            .field("version", &self.version)
+            .field("state", &self.settings.state)
+            .finish_non_exhaustive()
+    }
+}

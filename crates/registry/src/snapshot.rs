@@ -1,0 +1,290 @@
+//! What is current, as of one offset of the log. A snapshot never changes; a newer one shares all that is the same.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::iter::Peekable;
+use std::sync::Arc;
+
+use hookline_model::ids::WebhookUid;
+use hookline_model::matching::TypePattern;
+use hookline_model::resource::State;
+use serde::{Deserialize, Serialize};
+
+use crate::cow::{CowMap, UidSet};
+use crate::entry::{ProjectEntry, WebhookEntry};
+use crate::log::{Current, Name};
+use crate::seal::Sealer;
+
+/// Kinds of records.
+pub(crate) mod kind {
+    pub(crate) const PROJECT: &str = "project";
+    pub(crate) const WEBHOOK: &str = "webhook";
+    /// Deleted webhooks whose name was used again, by uid.
+    pub(crate) const DELETED: &str = "deleted";
+    pub(crate) const LAYOUT: &str = "layout";
+    /// The canary by which a wrong secrets key is noticed.
+    pub(crate) const KEK: &str = "kek";
+}
+
+/// The project of records that belong to no project. Not a slug, so nobody can have it.
+pub(crate) const SYSTEM: &str = "_";
+
+/// How the work is shared out. It comes from here and never from topic metadata, so that a topic grown by hand moves nobody.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layout {
+    /// Partitions of `deliveries` and the topics beside it.
+    pub partitions: u32,
+    /// Partitions of each tier.
+    pub tier_partitions: u32,
+    /// By topic (without prefix): raised when an operator accepts that the topic was made anew. Part of the stream's name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub generations: BTreeMap<String, u32>,
+}
+
+impl Layout {
+    /// How often the topic was made anew.
+    #[must_use]
+    pub fn generation(&self, suffix: &str) -> u32 {
+        self.generations.get(suffix).copied().unwrap_or(0)
+    }
+}
+
+/// Who gets what in one project. Inactive webhooks are not in it.
+#[derive(Debug, Clone, Default)]
+struct ProjectIndex {
+    exact: HashMap<Arc<str>, UidSet>,
+    /// By category, without the dot: `email` for `email.*`.
+    below: HashMap<Arc<str>, UidSet>,
+    all: UidSet,
+}
+
+impl ProjectIndex {
+    fn add(&mut self, webhook: &Arc<WebhookEntry>) {
+        for pattern in &webhook.settings.events {
+            match pattern {
+                TypePattern::All => &mut self.all,
+                TypePattern::Exact(text) => self.exact.entry(Arc::from(&**text)).or_default(),
+                TypePattern::Below(text) => self.below.entry(Arc::from(&**text)).or_default(),
+            }
+            .insert(Arc::clone(webhook));
+        }
+    }
+
+    fn remove(&mut self, webhook: &WebhookEntry) {
+        for pattern in &webhook.settings.events {
+            let (sets, text) = match pattern {
+                TypePattern::All => {
+                    self.all.remove(webhook.uid);
+                    continue;
+                }
+                TypePattern::Exact(text) => (&mut self.exact, &**text),
+                TypePattern::Below(text) => (&mut self.below, &**text),
+            };
+            if let Some(set) = sets.get_mut(text) {
+                set.remove(webhook.uid);
+                if set.is_empty() {
+                    sets.remove(text);
+                }
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.exact.is_empty() && self.below.is_empty() && self.all.is_empty()
+    }
+
+    fn sets<'a>(&'a self, event_type: &'a str) -> impl Iterator<Item = &'a UidSet> {
+        let below = TypePattern::categories(event_type).filter_map(|c| self.below.get(c));
+        self.exact
+            .get(event_type)
+            .into_iter()
+            .chain(below)
+            .chain((!self.all.is_empty()).then_some(&self.all))
+    }
+}
+
+/// What is current, as of one offset.
+#[derive(Clone)]
+pub struct Snapshot {
+    /// Everything below this offset of the registry's log is in it.
+    pub offset: u64,
+    layout: Option<Arc<Layout>>,
+    projects: CowMap<Arc<str>, Arc<ProjectEntry>>,
+    indexes: CowMap<Arc<str>, Arc<ProjectIndex>>,
+    by_uid: CowMap<WebhookUid, Arc<WebhookEntry>>,
+    /// Key: `project/name`.
+    by_name: CowMap<Arc<str>, Arc<WebhookEntry>>,
+}
+
+impl Snapshot {
+    pub(crate) fn at(offset: u64) -> Self {
+        Self {
+            offset,
+            layout: None,
+            projects: CowMap::default(),
+            indexes: CowMap::default(),
+            by_uid: CowMap::default(),
+            by_name: CowMap::default(),
+        }
+    }
+
+    /// How the work is shared out; `None` until somebody has said so.
+    #[must_use]
+    pub fn layout(&self) -> Option<&Arc<Layout>> {
+        self.layout.as_ref()
+    }
+
+    /// The project of that id.
+    #[must_use]
+    pub fn project(&self, id: &str) -> Option<&Arc<ProjectEntry>> {
+        self.projects.get(id)
+    }
+
+    /// All projects, in no order.
+    pub fn projects(&self) -> impl Iterator<Item = &Arc<ProjectEntry>> {
+        self.projects.values()
+    }
+
+    /// The webhook of that uid. Deleted ones are not there.
+    #[must_use]
+    pub fn webhook(&self, uid: WebhookUid) -> Option<&Arc<WebhookEntry>> {
+        self.by_uid.get(&uid)
+    }
+
+    /// The webhook of that name. Deleted ones are not there.
+    #[must_use]
+    pub fn by_name(&self, project: &str, name: &str) -> Option<&Arc<WebhookEntry>> {
+        self.by_name.get(path(project, name).as_str())
+    }
+
+    /// All webhooks, in no order.
+    pub fn webhooks(&self) -> impl Iterator<Item = &Arc<WebhookEntry>> {
+        self.by_uid.values()
+    }
+
+    /// Webhooks that get events of that type: active and paused ones, in order of their uids, each once.
+    pub fn matching<'a>(&'a self, project: &str, event_type: &'a str) -> Matches<'a> {
+        let index = self.indexes.get(project);
+        let mut sets: Vec<_> = index
+            .into_iter()
+            .flat_map(|index| index.sets(event_type))
+            .map(|set| (Box::new(set.iter()) as Uids<'a>).peekable())
+            .collect();
+        match sets.pop() {
+            Some(only) if sets.is_empty() => Matches(Merge::One(only)),
+            Some(last) => {
+                sets.push(last);
+                Matches(Merge::Many(sets))
+            }
+            None => Matches(Merge::None),
+        }
+    }
+
+    /// Takes over what `name` means now; what is deleted is gone.
+    pub(crate) fn update(
+        &mut self,
+        name: &Name,
+        current: Option<&Current>,
+        sealer: &Arc<Sealer>,
+    ) -> Result<(), String> {
+        let live = current.filter(|c| !c.deleted);
+        match &*name.kind {
+            kind::PROJECT => match live {
+                Some(current) => {
+                    let entry = Arc::new(ProjectEntry::read(name, current)?);
+                    self.projects.insert(Arc::clone(&name.project), entry);
+                }
+                None => drop(self.projects.remove(&*name.project)),
+            },
+            kind::WEBHOOK => {
+                let entry = live
+                    .map(|current| WebhookEntry::read(name, current, sealer))
+                    .transpose()?;
+                self.put_webhook(name, entry.map(Arc::new));
+            }
+            kind::LAYOUT => {
+                let layout = live.map(|current| serde_json::from_slice(&current.body));
+                self.layout = layout.transpose().map_err(|e| e.to_string())?.map(Arc::new);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn put_webhook(&mut self, name: &Name, new: Option<Arc<WebhookEntry>>) {
+        let path: Arc<str> = path(&name.project, &name.name).into();
+        let old = self.by_name.remove(&*path);
+        let index = self
+            .indexes
+            .get_mut_or_insert(Arc::clone(&name.project), Arc::default);
+        let index = Arc::make_mut(index);
+        if let Some(old) = &old {
+            index.remove(old);
+        }
+        if let Some(new) = &new
+            && new.settings.state != State::Inactive
+        {
+            index.add(new);
+        }
+        if index.is_empty() {
+            self.indexes.remove(&*name.project);
+        }
+        if let Some(old) = old {
+            self.by_uid.remove(&old.uid);
+        }
+        if let Some(new) = new {
+            self.by_uid.insert(new.uid, Arc::clone(&new));
+            self.by_name.insert(path, new);
+        }
+    }
+}
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot")
+            .field("offset", &self.offset)
+            .field("layout", &self.layout)
+            .field("projects", &self.projects.len())
+            .field("webhooks", &self.by_uid.len())
+            .finish()
+    }
+}
+
+fn path(project: &str, name: &str) -> String {
+    format!("{project}/{name}")
+}
+
+type Uids<'a> = Box<dyn Iterator<Item = &'a Arc<WebhookEntry>> + Send + 'a>;
+
+/// See [`Snapshot::matching`].
+pub struct Matches<'a>(Merge<'a>);
+
+enum Merge<'a> {
+    None,
+    One(Peekable<Uids<'a>>),
+    Many(Vec<Peekable<Uids<'a>>>),
+}
+
+impl<'a> Iterator for Matches<'a> {
+    type Item = &'a Arc<WebhookEntry>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let sets = match &mut self.0 {
+            Merge::None => return None,
+            Merge::One(set) => return set.next(),
+            Merge::Many(sets) => sets,
+        };
+        let lowest = sets
+            .iter_mut()
+            .filter_map(|set| set.peek().map(|w| w.uid))
+            .min()?;
+        let mut found = None;
+        for set in sets {
+            // A webhook may match by several of its patterns.
+            if let Some(webhook) = set.next_if(|w| w.uid == lowest) {
+                found = Some(webhook);
+            }
+        }
+        found
+    }
+}

@@ -1,0 +1,556 @@
+//! The changes that people and stages ask for, each as edits of the write protocol.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hookline_model::ids::{Slug, WebhookUid};
+use hookline_model::resource::{ProjectSpec, State, StoredWebhook, Webhook};
+use hookline_model::signature::format_secret;
+use hookline_model::time::Millis;
+use secrecy::SecretString;
+use secrecy::zeroize::Zeroizing;
+use serde::Serialize;
+
+use crate::entry::{SIGNING, SealedSecret, WebhookEntry, read_stored, set_state};
+use crate::error::{OpenError, WriteError};
+use crate::log::{Current, Name};
+use crate::seal::{NoRandomness, Place, SealError, random};
+use crate::snapshot::{Layout, SYSTEM, kind};
+use crate::write::{Change, Written};
+use crate::{ProjectEntry, Registry};
+
+/// The name of the one layout.
+const LAYOUT: &str = "layout";
+/// The name of the canary, and what is sealed in it.
+const CANARY: &str = "canary";
+/// How often a deleted webhook may be put out of a name's way before giving up.
+const TRIES: u32 = 5;
+const SECRET_BYTES: usize = 32;
+
+/// A webhook to write.
+#[derive(Debug, Clone)]
+pub struct PutWebhook {
+    /// The project it belongs to.
+    pub project: Slug,
+    /// Its name in the project.
+    pub name: Slug,
+    /// Everything that was chosen; project and name are the same here.
+    pub settings: Webhook,
+    /// Leave the state of an existing one as it is (where the customer did not say which).
+    pub keep_state: bool,
+    /// Make the project, if there is none.
+    pub make_project: bool,
+    /// The version that must be current; 0 is none.
+    pub if_match: Option<u64>,
+}
+
+/// A webhook that was written.
+#[derive(Debug, Clone)]
+pub struct WebhookWritten {
+    /// As it is now.
+    pub webhook: Arc<WebhookEntry>,
+    /// Version, offset, and whether anything changed.
+    pub written: Written,
+    /// The secret that its requests are signed with (`whsec_…`), where it was made just now. It is shown once.
+    pub new_secret: Option<SecretString>,
+    /// It did not exist before.
+    pub created: bool,
+}
+
+/// A project that was written.
+#[derive(Debug, Clone)]
+pub struct ProjectWritten {
+    /// As it is now.
+    pub project: Arc<ProjectEntry>,
+    /// Version, offset, and whether anything changed.
+    pub written: Written,
+    /// It did not exist before.
+    pub created: bool,
+}
+
+impl Registry {
+    /// Writes a project, or makes it.
+    ///
+    /// # Errors
+    /// As [`Registry::write`].
+    pub async fn put_project(
+        &self,
+        spec: &ProjectSpec,
+        if_match: Option<u64>,
+    ) -> Result<ProjectWritten, WriteError> {
+        let id = spec.id.as_str();
+        let name = Name::new(kind::PROJECT, id, id);
+        let body = json(&name, spec)?;
+        let mut created = false;
+        let written = self
+            .write(kind::PROJECT, id, id, if_match, |current| {
+                let live = current.filter(|c| !c.deleted);
+                created = live.is_none();
+                Ok(match live {
+                    Some(live) if same::<ProjectSpec>(&live.body, &body) => Change::Nothing,
+                    _ => Change::Put(body.clone()),
+                })
+            })
+            .await?;
+        let project = Arc::new(ProjectEntry {
+            id: name.project,
+            version: written.version,
+            settings: spec.clone(),
+        });
+        Ok(ProjectWritten {
+            project,
+            written,
+            created,
+        })
+    }
+
+    /// Makes the project if there is none, and leaves it alone if there is. Says whether it was made.
+    ///
+    /// # Errors
+    /// As [`Registry::write`].
+    pub async fn ensure_project(&self, id: &Slug) -> Result<bool, WriteError> {
+        if self.snapshot().project(id.as_str()).is_some() {
+            return Ok(false);
+        }
+        let name = Name::new(kind::PROJECT, id.as_str(), id.as_str());
+        let spec = ProjectSpec {
+            id: id.clone(),
+            title: String::new(),
+            preset: None,
+        };
+        let body = json(&name, &spec)?;
+        let written = self
+            .write(kind::PROJECT, id.as_str(), id.as_str(), None, |current| {
+                Ok(match current {
+                    Some(current) if !current.deleted => Change::Nothing,
+                    _ => Change::Put(body.clone()),
+                })
+            })
+            .await?;
+        Ok(written.changed)
+    }
+
+    /// Writes a webhook, or makes it with a new uid and a new secret. The same content again writes nothing.
+    ///
+    /// # Errors
+    /// As [`Registry::write`]; [`WriteError::NotFound`] when there is no such project and none is to be made.
+    pub async fn put_webhook(&self, put: &PutWebhook) -> Result<WebhookWritten, WriteError> {
+        let project = put.project.as_str();
+        if put.make_project {
+            self.ensure_project(&put.project).await?;
+        } else if self.refresh().await?.project(project).is_none() {
+            return Err(not_found(kind::PROJECT, project));
+        }
+        let name = Name::new(kind::WEBHOOK, project, put.name.as_str());
+        if (&put.settings.project, &put.settings.name) != (&put.project, &put.name) {
+            return Err(invalid(&name, "its settings name another webhook"));
+        }
+        let now = self.write.clock.now();
+        let mut fresh = None;
+        let mut archived = None;
+        for _ in 0..TRIES {
+            let mut in_the_way = None;
+            let mut result = None;
+            let edit = |current: Option<&Current>| {
+                (in_the_way, result) = (None, None);
+                let existing = current.map(|c| self.stored(&name, c).map(|s| (c, s)));
+                let (mut stored, created) = match existing.transpose()? {
+                    Some((current, stored)) if !current.deleted => (stored, false),
+                    Some((_, stored)) if archived != Some(stored.uid) => {
+                        in_the_way = Some(stored);
+                        return Ok(Change::Nothing);
+                    }
+                    _ => match &fresh {
+                        Some((stored, _)) => (StoredWebhook::clone(stored), true),
+                        None => (fresh.insert(self.make(&name, put, now)?).0.clone(), true),
+                    },
+                };
+                let before = json(&name, &stored)?;
+                let state = match put.keep_state && !created {
+                    true => stored.settings.state,
+                    false => put.settings.state,
+                };
+                set_state(&mut stored, state, "", now);
+                stored.settings = put.settings.clone();
+                stored.settings.state = state;
+                let after = json(&name, &stored)?;
+                let unchanged = !created && before == after;
+                result = Some((stored, created));
+                Ok(match unchanged {
+                    true => Change::Nothing,
+                    false => Change::Put(after),
+                })
+            };
+            let written = self.write(kind::WEBHOOK, project, &name.name, put.if_match, edit);
+            let written = written.await?;
+            if let Some(stored) = in_the_way {
+                self.archive(&name, &stored).await?;
+                archived = Some(stored.uid);
+            } else if let Some((stored, created)) = result {
+                let sealer = &self.follow.sealer;
+                let entry = WebhookEntry::new(&name, written.version, stored, sealer);
+                let entry = entry.map_err(|problem| invalid(&name, &problem))?;
+                let secret = fresh.filter(|_| created).map(|(_, secret)| secret);
+                return Ok(WebhookWritten {
+                    webhook: Arc::new(entry),
+                    written,
+                    new_secret: secret,
+                    created,
+                });
+            }
+        }
+        Err(contended(&name))
+    }
+
+    /// Deletes a webhook: its epoch is raised, what waits for it is cancelled, its name is free. It can be restored by its uid.
+    ///
+    /// # Errors
+    /// As [`Registry::write`]; [`WriteError::NotFound`] when there is none.
+    pub async fn delete_webhook(
+        &self,
+        project: &str,
+        name: &str,
+        if_match: Option<u64>,
+    ) -> Result<Written, WriteError> {
+        let name = Name::new(kind::WEBHOOK, project, name);
+        self.write(kind::WEBHOOK, project, &name.name, if_match, |current| {
+            let mut stored = self.live(&name, current)?;
+            stored.epoch += 1;
+            json(&name, &stored).map(Change::Delete)
+        })
+        .await
+    }
+
+    /// Brings a deleted webhook back under its name, which must be free, with its uid, its secrets and its raised epoch.
+    ///
+    /// # Errors
+    /// As [`Registry::write`]; [`WriteError::NotFound`] when no deleted webhook has that uid; [`WriteError::NameTaken`].
+    pub async fn restore_webhook(
+        &self,
+        project: &str,
+        uid: WebhookUid,
+    ) -> Result<Arc<WebhookEntry>, WriteError> {
+        self.refresh().await?;
+        let deleted = self.deleted_webhooks(project)?;
+        let (name, stored) = deleted
+            .into_iter()
+            .find(|(_, stored)| stored.uid == uid)
+            .ok_or_else(|| not_found(kind::WEBHOOK, &format!("{project}/{uid}")))?;
+        let name = Name::new(kind::WEBHOOK, project, &name);
+        let body = json(&name, &stored)?;
+        let mut archived = None;
+        for _ in 0..TRIES {
+            let mut in_the_way = None;
+            let edit = |current: Option<&Current>| {
+                in_the_way = None;
+                let Some(current) = current else {
+                    return Ok(Change::Put(body.clone()));
+                };
+                let there = self.stored(&name, current)?;
+                match (current.deleted, there.uid == uid) {
+                    (false, true) => Ok(Change::Nothing),
+                    (false, false) => Err(WriteError::NameTaken {
+                        name: format!("{project}/{}", name.name),
+                    }),
+                    (true, false) if archived != Some(there.uid) => {
+                        in_the_way = Some(there);
+                        Ok(Change::Nothing)
+                    }
+                    (true, _) => Ok(Change::Put(body.clone())),
+                }
+            };
+            let written = self.write(kind::WEBHOOK, project, &name.name, None, edit);
+            let written = written.await?;
+            if let Some(there) = in_the_way {
+                self.archive(&name, &there).await?;
+                archived = Some(there.uid);
+                continue;
+            }
+            self.unarchive(project, uid).await?;
+            let entry = WebhookEntry::new(&name, written.version, stored, &self.follow.sealer);
+            return entry
+                .map(Arc::new)
+                .map_err(|problem| invalid(&name, &problem));
+        }
+        Err(contended(&name))
+    }
+
+    /// Sets the state of a webhook. Becoming inactive raises its epoch.
+    ///
+    /// # Errors
+    /// As [`Registry::write`]; [`WriteError::NotFound`] when there is none.
+    pub async fn set_state(
+        &self,
+        project: &str,
+        name: &str,
+        state: State,
+        reason: Option<&str>,
+        if_match: Option<u64>,
+    ) -> Result<Written, WriteError> {
+        let name = Name::new(kind::WEBHOOK, project, name);
+        let now = self.write.clock.now();
+        self.write(kind::WEBHOOK, project, &name.name, if_match, |current| {
+            let mut stored = self.live(&name, current)?;
+            if stored.settings.state == state {
+                return Ok(Change::Nothing);
+            }
+            set_state(&mut stored, state, reason.unwrap_or_default(), now);
+            json(&name, &stored).map(Change::Put)
+        })
+        .await
+    }
+
+    /// What an attempt may do: set the webhook inactive, if its epoch is still `epoch`. Says whether it did.
+    ///
+    /// # Errors
+    /// As [`Registry::write`].
+    pub async fn deactivate(
+        &self,
+        uid: WebhookUid,
+        epoch: u64,
+        reason: &str,
+    ) -> Result<bool, WriteError> {
+        let snapshot = self.refresh().await?;
+        let Some(webhook) = snapshot.webhook(uid) else {
+            return Ok(false);
+        };
+        let name = Name::new(kind::WEBHOOK, &webhook.project, &webhook.name);
+        let now = self.write.clock.now();
+        let written = self
+            .write(kind::WEBHOOK, &name.project, &name.name, None, |current| {
+                let Some(current) = current.filter(|c| !c.deleted) else {
+                    return Ok(Change::Nothing);
+                };
+                let mut stored = self.stored(&name, current)?;
+                let meant = stored.uid == uid
+                    && stored.epoch == epoch
+                    && stored.settings.state != State::Inactive;
+                if !meant {
+                    return Ok(Change::Nothing);
+                }
+                set_state(&mut stored, State::Inactive, reason, now);
+                json(&name, &stored).map(Change::Put)
+            })
+            .await?;
+        Ok(written.changed)
+    }
+
+    /// Writes the layout.
+    ///
+    /// # Errors
+    /// As [`Registry::write`]; [`WriteError::Invalid`] when it has no partitions.
+    pub async fn put_layout(
+        &self,
+        layout: &Layout,
+        if_match: Option<u64>,
+    ) -> Result<Written, WriteError> {
+        let name = Name::new(kind::LAYOUT, SYSTEM, LAYOUT);
+        if layout.partitions == 0 || layout.tier_partitions == 0 {
+            return Err(invalid(
+                &name,
+                "a layout has at least one partition of each",
+            ));
+        }
+        let body = json(&name, layout)?;
+        self.write(kind::LAYOUT, SYSTEM, LAYOUT, if_match, |current| {
+            Ok(match current.filter(|c| !c.deleted) {
+                Some(live) if same::<Layout>(&live.body, &body) => Change::Nothing,
+                _ => Change::Put(body.clone()),
+            })
+        })
+        .await
+    }
+
+    /// The layout; where there is none yet, `wanted` becomes it.
+    ///
+    /// # Errors
+    /// As [`Registry::put_layout`].
+    pub async fn ensure_layout(&self, wanted: &Layout) -> Result<Arc<Layout>, WriteError> {
+        if let Some(layout) = self.refresh().await?.layout() {
+            return Ok(Arc::clone(layout));
+        }
+        match self.put_layout(wanted, Some(0)).await {
+            // Somebody else was faster.
+            Ok(_) | Err(WriteError::Conflict { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        let snapshot = self.refresh().await?;
+        let layout = snapshot.layout().cloned();
+        layout.ok_or_else(|| not_found(kind::LAYOUT, LAYOUT))
+    }
+
+    /// Looks whether the key is the one that the registry's secrets are sealed with; where nobody has said so, this one is.
+    pub(crate) async fn check_key(&self) -> Result<(), OpenError> {
+        let topic = &self.follow.topic;
+        let place = Place {
+            project: SYSTEM,
+            owner: CANARY,
+            field: "canary",
+            version: 1,
+        };
+        let name = Name::new(kind::KEK, SYSTEM, CANARY);
+        let canary = || {
+            let view = self.follow.view.lock();
+            let current = view.log.current(&name).filter(|c| !c.deleted);
+            current.map(|c| String::from_utf8_lossy(&c.body).into_owned())
+        };
+        if canary().is_none() {
+            let write = async {
+                let sealed = self.follow.sealer.seal(&place, CANARY.as_bytes())?;
+                let body = Bytes::from(sealed);
+                self.write(kind::KEK, SYSTEM, CANARY, None, |current| {
+                    Ok(match current {
+                        Some(current) if !current.deleted => Change::Nothing,
+                        _ => Change::Put(body.clone()),
+                    })
+                })
+                .await
+            };
+            write.await.map_err(|error| OpenError::Canary {
+                topic: topic.clone(),
+                source: Box::new(error),
+            })?;
+        }
+        let opened = self
+            .follow
+            .sealer
+            .open(&place, &canary().unwrap_or_default());
+        opened.map(drop).map_err(|source| OpenError::WrongKey {
+            topic: topic.clone(),
+            ours: self.follow.sealer.key_id(),
+            source,
+        })
+    }
+
+    /// Deleted webhooks of a project, by name; those whose uid is live again are not.
+    fn deleted_webhooks(&self, project: &str) -> Result<Vec<(String, StoredWebhook)>, WriteError> {
+        let view = self.follow.view.lock();
+        let mut found = Vec::new();
+        for (name, current) in view.log.of_kind(kind::WEBHOOK, project) {
+            if current.deleted {
+                found.push((name.name.to_string(), self.stored(name, current)?));
+            }
+        }
+        for (name, current) in view.log.of_kind(kind::DELETED, project) {
+            if !current.deleted {
+                let stored = self.stored(name, current)?;
+                found.push((stored.settings.name.to_string(), stored));
+            }
+        }
+        found.retain(|(_, stored)| view.snapshot.webhook(stored.uid).is_none());
+        Ok(found)
+    }
+
+    /// Keeps a deleted webhook under its uid, before its name is used again.
+    async fn archive(&self, name: &Name, stored: &StoredWebhook) -> Result<(), WriteError> {
+        let body = json(name, stored)?;
+        let uid = stored.uid.to_string();
+        self.write(kind::DELETED, &name.project, &uid, None, |current| {
+            Ok(match current.filter(|c| !c.deleted) {
+                Some(live) if live.body == body => Change::Nothing,
+                _ => Change::Put(body.clone()),
+            })
+        })
+        .await
+        .map(drop)
+    }
+
+    async fn unarchive(&self, project: &str, uid: WebhookUid) -> Result<(), WriteError> {
+        self.write(kind::DELETED, project, &uid.to_string(), None, |current| {
+            Ok(match current.filter(|c| !c.deleted) {
+                Some(_) => Change::Delete(Bytes::new()),
+                None => Change::Nothing,
+            })
+        })
+        .await
+        .map(drop)
+    }
+
+    /// A webhook that never was: a new uid, a new secret.
+    fn make(
+        &self,
+        name: &Name,
+        put: &PutWebhook,
+        now: Millis,
+    ) -> Result<(StoredWebhook, SecretString), WriteError> {
+        let mut tail = [0; 10];
+        let mut secret = Zeroizing::new([0; SECRET_BYTES]);
+        for bytes in [tail.as_mut_slice(), secret.as_mut_slice()] {
+            random(bytes).map_err(|NoRandomness| SealError::NoRandomness)?;
+        }
+        let millis = u64::try_from(now.0).unwrap_or(0);
+        let uid = uuid::Builder::from_unix_timestamp_millis(millis, &tail).into_uuid();
+        let place = Place {
+            project: put.project.as_str(),
+            owner: &uid.to_string(),
+            field: SIGNING,
+            version: 1,
+        };
+        let sealed = self.follow.sealer.seal(&place, secret.as_slice())?;
+        let secret_row = SealedSecret {
+            version: 1,
+            created_at_ms: now.0,
+            sealed,
+        };
+        let stored = StoredWebhook {
+            uid: WebhookUid(uid),
+            epoch: 1,
+            created_at_ms: now.0,
+            state_reason: String::new(),
+            state_at_ms: now.0,
+            secrets: serde_json::to_value([secret_row])
+                .map_err(|e| invalid(name, &e.to_string()))?,
+            settings: put.settings.clone(),
+        };
+        Ok((stored, format_secret(secret.as_slice()).into()))
+    }
+
+    fn stored(&self, name: &Name, current: &Current) -> Result<StoredWebhook, WriteError> {
+        read_stored(&current.body).map_err(|problem| invalid(name, &problem))
+    }
+
+    fn live(&self, name: &Name, current: Option<&Current>) -> Result<StoredWebhook, WriteError> {
+        match current {
+            Some(current) if !current.deleted => self.stored(name, current),
+            _ => Err(not_found(
+                kind::WEBHOOK,
+                &format!("{}/{}", name.project, name.name),
+            )),
+        }
+    }
+}
+
+fn json(name: &Name, value: &impl Serialize) -> Result<Bytes, WriteError> {
+    serde_json::to_vec(value)
+        .map(Bytes::from)
+        .map_err(|error| invalid(name, &error.to_string()))
+}
+
+/// Whether what is stored says the same as `new`, however an earlier build may have spelled it.
+fn same<T: Serialize + serde::de::DeserializeOwned>(stored: &[u8], new: &[u8]) -> bool {
+    serde_json::from_slice::<T>(stored)
+        .and_then(|value| serde_json::to_vec(&value))
+        .is_ok_and(|again| again == new)
+}
+
+fn not_found(kind: &str, name: &str) -> WriteError {
+    WriteError::NotFound {
+        kind: kind.into(),
+        name: name.into(),
+    }
+}
+
+fn invalid(name: &Name, problem: &str) -> WriteError {
+    WriteError::Invalid {
+        kind: name.kind.to_string(),
+        name: format!("{}/{}", name.project, name.name),
+        problem: problem.into(),
+    }
+}
+
+fn contended(name: &Name) -> WriteError {
+    WriteError::Contended {
+        kind: name.kind.to_string(),
+        name: format!("{}/{}", name.project, name.name),
+    }
+}

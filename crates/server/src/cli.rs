@@ -1,0 +1,307 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Durable webhook delivery on Kafka: publishes, fans out, delivers, retries.
+#[derive(Debug, Parser)]
+#[command(name = "hookline", version, propagate_version = true)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Everything in one process with samples, to look at: embedded engine, receiver, live view
+    Dev(DevArgs),
+    /// Run the roles until told to stop
+    Serve(ServeArgs),
+    /// Check the configuration and print the effective one
+    CheckConfig(CheckConfigArgs),
+    /// Make the topics, or check the settings of those that exist
+    Topics(TopicsArgs),
+    /// Write projects and webhooks from YAML or JSON files
+    Apply(ApplyArgs),
+    /// Show what is registered
+    Get(GetArgs),
+    /// Publish events, one JSON document a line
+    Publish(PublishArgs),
+    /// Follow attempts as they happen
+    Tail(TailArgs),
+}
+
+/// Where the configuration is.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ConfigArgs {
+    /// The configuration file (TOML)
+    #[arg(long, value_name = "FILE", env = "HOOKLINE_CONFIG", default_value = "hookline.toml")]
+    pub(crate) config: PathBuf,
+}
+
+/// How to print.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Form {
+    /// For people
+    Text,
+    /// For programs: JSON, one value a line where there are many
+    Json,
+}
+
+/// How to print.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct OutputArgs {
+    /// How to print
+    #[arg(long, value_enum, default_value_t = Form::Text)]
+    pub(crate) output: Form,
+}
+
+impl OutputArgs {
+    /// Whether JSON was asked for.
+    pub(crate) fn json(self) -> bool {
+        self.output == Form::Json
+    }
+}
+
+/// `hookline dev`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DevArgs {
+    /// Where everything is kept
+    #[arg(long, value_name = "DIR", default_value = "data")]
+    pub(crate) data: PathBuf,
+    /// Where metrics and health are served; port 0 takes a free one
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:8080")]
+    pub(crate) listen: SocketAddr,
+    /// Sample events per second
+    #[arg(long, value_name = "N", default_value_t = 2.0)]
+    pub(crate) rate: f64,
+}
+
+/// `hookline serve`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ServeArgs {
+    /// Where the configuration is.
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// Which roles to run, separated by commas
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "ROLES", default_values_t = Role::ALL)]
+    pub(crate) roles: Vec<Role>,
+}
+
+/// A part of the work that one process may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum)]
+pub(crate) enum Role {
+    /// Events in over HTTP
+    Ingest,
+    /// Events to deliveries
+    Fanout,
+    /// Deliveries to attempts
+    Dispatch,
+    /// Retries that wait
+    Tiers,
+    /// Attempts to SQL
+    History,
+    /// Redrive and replay
+    Jobs,
+    /// REST and console
+    Api,
+}
+
+impl Role {
+    /// All of them.
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Ingest,
+        Self::Fanout,
+        Self::Dispatch,
+        Self::Tiers,
+        Self::History,
+        Self::Jobs,
+        Self::Api,
+    ];
+
+    /// The word on the command line.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Ingest => "ingest",
+            Self::Fanout => "fanout",
+            Self::Dispatch => "dispatch",
+            Self::Tiers => "tiers",
+            Self::History => "history",
+            Self::Jobs => "jobs",
+            Self::Api => "api",
+        }
+    }
+}
+
+impl std::fmt::Display for Role {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// `hookline check-config`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct CheckConfigArgs {
+    /// Where the configuration is.
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// Print the reference page of all keys instead
+    #[arg(long, hide = true)]
+    pub(crate) reference: bool,
+}
+
+/// `hookline topics`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct TopicsArgs {
+    /// What to do with the topics.
+    #[command(subcommand)]
+    pub(crate) action: TopicsAction,
+}
+
+/// What to do with the topics.
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum TopicsAction {
+    /// Make those that are missing, and write the layout
+    Create(TopicsCommon),
+    /// Compare those that exist with what hookline needs
+    Check(TopicsCommon),
+}
+
+/// What both need.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct TopicsCommon {
+    /// Where the configuration is.
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// How to print.
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// `hookline apply`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ApplyArgs {
+    /// Where the configuration is.
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// A file of YAML documents or JSON; '-' is standard input; may be given more than once
+    #[arg(short = 'f', long = "file", value_name = "FILE", required = true)]
+    pub(crate) files: Vec<PathBuf>,
+    /// How to print.
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// `hookline get`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct GetArgs {
+    /// What to show
+    #[arg(value_enum)]
+    pub(crate) kind: GetKind,
+    /// Only the one of this name (or uid)
+    pub(crate) name: Option<String>,
+    /// Only of this project
+    #[arg(long, value_name = "PROJECT")]
+    pub(crate) project: Option<String>,
+    /// Where the configuration is.
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// How to print.
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// What can be shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum GetKind {
+    /// Projects
+    #[value(name = "projects", alias = "project", alias = "Project")]
+    Projects,
+    /// Webhooks
+    #[value(name = "webhooks", alias = "webhook", alias = "Webhook")]
+    Webhooks,
+    /// How work is divided into partitions
+    #[value(name = "layout")]
+    Layout,
+}
+
+/// `hookline publish`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct PublishArgs {
+    /// Where the configuration is.
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// The project, for lines that do not name one
+    #[arg(long, value_name = "PROJECT")]
+    pub(crate) project: Option<String>,
+    /// The event type; lines are then bare data
+    #[arg(long = "type", value_name = "TYPE")]
+    pub(crate) event_type: Option<String>,
+    /// The event key
+    #[arg(long, value_name = "KEY")]
+    pub(crate) key: Option<String>,
+    /// The event source of bare data
+    #[arg(long, value_name = "SOURCE", requires = "event_type")]
+    pub(crate) source: Option<String>,
+    /// One JSON document a line; '-' or nothing is standard input
+    #[arg(value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// How to print.
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// `hookline tail`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct TailArgs {
+    /// Where the configuration is.
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// Only of this project
+    #[arg(long, value_name = "PROJECT")]
+    pub(crate) project: Option<String>,
+    /// Only of this webhook
+    #[arg(long, value_name = "WEBHOOK")]
+    pub(crate) webhook: Option<String>,
+    /// Where to begin
+    #[arg(long, value_enum, default_value_t = Begin::End)]
+    pub(crate) from: Begin,
+    /// How to print.
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// Where to begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Begin {
+    /// With the oldest attempt kept
+    Start,
+    /// With what happens from now on
+    End,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn roles_are_words_separated_by_commas() {
+        let cli = Cli::try_parse_from(["hookline", "serve", "--roles", "fanout,dispatch"])
+            .expect("valid");
+        let Command::Serve(serve) = cli.command else {
+            panic!("another command");
+        };
+        assert_eq!(serve.roles, [Role::Fanout, Role::Dispatch]);
+        assert!(Cli::try_parse_from(["hookline", "serve", "--roles", "dispatcher"]).is_err());
+    }
+}

@@ -1,0 +1,181 @@
+//! `hookline apply`: projects and webhooks from files into the registry. Everything is checked before anything is written.
+
+use std::io::Read as _;
+use std::path::Path;
+
+use hookline_dispatch::guard::UrlPolicy;
+use hookline_model::resource::{ProjectSpec, Resource, WebhookSpec, parse_documents};
+use hookline_registry::{PutWebhook, Registry, WriteError};
+use secrecy::ExposeSecret as _;
+use serde_json::{Value, json};
+
+use super::configure;
+use crate::cli::ApplyArgs;
+use crate::clock::SystemClock;
+use crate::engine::{Access, System};
+use crate::output::{Chain, Exit, say, say_json};
+use crate::pipeline::url_policy;
+
+/// The largest file of resources: a hundred thousand webhooks.
+const FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+/// Writes all documents of all files.
+///
+/// # Errors
+/// Everything that is wrong with the files; else the first write that failed.
+pub(crate) async fn run(args: ApplyArgs) -> Result<(), Exit> {
+    let config = configure(&args.config)?;
+    let resources = check(&args, &url_policy(&config)?)?;
+    let clock = std::sync::Arc::new(SystemClock);
+    let system = System::open(&config, Access::Command, clock).await?;
+    let done = write_all(&system.registry, resources, args.output.json()).await;
+    system.opened.close().await;
+    done
+}
+
+/// Reads and checks everything.
+fn check(args: &ApplyArgs, urls: &UrlPolicy) -> Result<Vec<Resource>, Exit> {
+    let mut resources = Vec::new();
+    let mut errors = Vec::new();
+    for file in &args.files {
+        let name = if file == Path::new("-") {
+            "standard input".to_owned()
+        } else {
+            file.display().to_string()
+        };
+        match read(file) {
+            Err(error) => errors.push(format!("--file: {name}: {error}")),
+            Ok(text) => match parse_documents(&text) {
+                Ok(parsed) => {
+                    errors.extend(
+                        parsed
+                            .iter()
+                            .filter_map(|resource| refused(resource, urls))
+                            .map(|error| format!("{name}: {error}")),
+                    );
+                    resources.extend(parsed);
+                }
+                Err(wrong) => errors.extend(wrong.iter().map(|error| format!("{name}: {error}"))),
+            },
+        }
+    }
+    if errors.is_empty() {
+        // Projects first, so that their webhooks find them whatever the order of the files.
+        resources.sort_by_key(|resource| matches!(resource, Resource::Webhook(_)));
+        return Ok(resources);
+    }
+    errors.push("nothing was applied".into());
+    Err(Exit::Usage(errors))
+}
+
+fn read(file: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    if file == Path::new("-") {
+        std::io::stdin().take(FILE_BYTES_MAX).read_to_string(&mut text)?;
+    } else {
+        std::fs::File::open(file)?
+            .take(FILE_BYTES_MAX)
+            .read_to_string(&mut text)?;
+    }
+    Ok(text)
+}
+
+/// The same judgement as before each attempt.
+fn refused(resource: &Resource, urls: &UrlPolicy) -> Option<String> {
+    let Resource::Webhook(spec) = resource else {
+        return None;
+    };
+    let settings = &spec.settings;
+    urls.check(&settings.url).err().map(|refused| {
+        format!(
+            "Webhook {}/{}: url: {} ({})",
+            settings.project, settings.name, refused.text, refused.code
+        )
+    })
+}
+
+async fn write_all(
+    registry: &Registry,
+    resources: Vec<Resource>,
+    json: bool,
+) -> Result<(), Exit> {
+    for resource in resources {
+        let (what, written) = match resource {
+            Resource::Project(spec) => {
+                let what = format!("project {}", spec.id);
+                (what, project(registry, &spec).await)
+            }
+            Resource::Webhook(spec) => {
+                let settings = &spec.settings;
+                let what = format!("webhook {}/{}", settings.project, settings.name);
+                (what, webhook(registry, *spec).await)
+            }
+        };
+        let line = written.map_err(|error| Exit::failed(format!("{what}: {}", Chain(&error))))?;
+        if json {
+            say_json(&line)?;
+        } else {
+            show(&what, &line)?;
+        }
+    }
+    Ok(())
+}
+
+async fn project(registry: &Registry, spec: &ProjectSpec) -> Result<Value, WriteError> {
+    let done = registry.put_project(spec, None).await?;
+    Ok(json!({
+        "kind": "Project",
+        "id": &*done.project.id,
+        "result": result(done.created, done.written.changed),
+        "version": done.written.version,
+    }))
+}
+
+async fn webhook(registry: &Registry, spec: WebhookSpec) -> Result<Value, WriteError> {
+    let put = PutWebhook {
+        project: spec.settings.project.clone(),
+        name: spec.settings.name.clone(),
+        keep_state: !spec.state_given,
+        settings: spec.settings,
+        make_project: true,
+        if_match: None,
+    };
+    let done = registry.put_webhook(&put).await?;
+    let mut line = json!({
+        "kind": "Webhook",
+        "project": &*done.webhook.project,
+        "name": &*done.webhook.name,
+        "result": result(done.created, done.written.changed),
+        "uid": done.webhook.uid.to_string(),
+        "version": done.written.version,
+    });
+    if let Some(secret) = &done.new_secret {
+        line["secret"] = secret.expose_secret().into();
+    }
+    Ok(line)
+}
+
+fn result(created: bool, changed: bool) -> &'static str {
+    match (created, changed) {
+        (true, _) => "created",
+        (false, true) => "updated",
+        (false, false) => "unchanged",
+    }
+}
+
+fn show(what: &str, line: &Value) -> Result<(), Exit> {
+    let text = |field: &str| line[field].as_str().unwrap_or_default().to_owned();
+    let uid = match text("uid") {
+        uid if uid.is_empty() => uid,
+        uid => format!(" uid {uid}"),
+    };
+    say(format_args!(
+        "{} {what}{uid} version {}",
+        text("result"),
+        line["version"]
+    ))?;
+    match text("secret") {
+        secret if secret.is_empty() => Ok(()),
+        secret => say(format_args!("secret {secret}   (shown this once; requests are signed with it)")),
+    }
+}

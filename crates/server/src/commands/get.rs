@@ -1,0 +1,151 @@
+//! `hookline get`: what is registered. Secrets are never shown.
+
+use std::fmt::Write as _;
+
+use hookline_model::ids::WebhookUid;
+use hookline_registry::{Layout, ProjectEntry, Snapshot, WebhookEntry};
+use serde_json::{Value, json};
+
+use super::open;
+use crate::cli::{GetArgs, GetKind};
+use crate::output::{Exit, say, say_json};
+
+/// Shows it.
+///
+/// # Errors
+/// When there is no such thing.
+pub(crate) async fn run(args: GetArgs) -> Result<(), Exit> {
+    let system = open(&args.config).await?;
+    let refreshed = system.registry.refresh().await;
+    let shown = match refreshed {
+        Ok(snapshot) => show(&args, &snapshot),
+        Err(error) => Err(Exit::from_error(&error)),
+    };
+    system.opened.close().await;
+    shown
+}
+
+fn show(args: &GetArgs, snapshot: &Snapshot) -> Result<(), Exit> {
+    let (what, found) = match args.kind {
+        GetKind::Projects => ("project", projects(args, snapshot)),
+        GetKind::Webhooks => ("webhook", webhooks(args, snapshot)?),
+        GetKind::Layout => ("layout", snapshot.layout().map(|l| layout(l)).into_iter().collect()),
+    };
+    match (&args.name, found.as_slice()) {
+        (Some(name), []) => {
+            let project = args.project.as_deref();
+            let place = project.map(|p| format!(" in project {p}")).unwrap_or_default();
+            Err(Exit::failed(format!("there is no {what} {name}{place}")))
+        }
+        (Some(_), [one]) if args.output.json() => say_json(one),
+        _ if args.output.json() => say_json(&Value::from(found)),
+        _ => table(&found),
+    }
+}
+
+fn projects(args: &GetArgs, snapshot: &Snapshot) -> Vec<Value> {
+    let wanted = args.name.as_ref().or(args.project.as_ref());
+    let mut found: Vec<_> = snapshot
+        .projects()
+        .filter(|project| wanted.is_none_or(|id| *id == *project.id))
+        .collect();
+    found.sort_by(|a, b| a.id.cmp(&b.id));
+    found.into_iter().map(|entry| project(entry)).collect()
+}
+
+fn project(entry: &ProjectEntry) -> Value {
+    let mut shown = json!({"kind": "Project"});
+    merge(&mut shown, serde_json::to_value(&entry.settings));
+    shown["version"] = entry.version.into();
+    shown
+}
+
+/// Those of that name or uid. A name that stands in several projects needs the project, so that nobody acts on the wrong one.
+fn webhooks(args: &GetArgs, snapshot: &Snapshot) -> Result<Vec<Value>, Exit> {
+    let uid = args.name.as_ref().and_then(|name| name.parse::<WebhookUid>().ok());
+    let mut found: Vec<_> = snapshot
+        .webhooks()
+        .filter(|w| args.project.as_ref().is_none_or(|p| *p == *w.project))
+        .filter(|w| {
+            args.name
+                .as_ref()
+                .is_none_or(|name| *name == *w.name || uid == Some(w.uid))
+        })
+        .collect();
+    found.sort_by(|a, b| (&a.project, &a.name).cmp(&(&b.project, &b.name)));
+    if let (Some(name), true) = (&args.name, found.len() > 1) {
+        let projects: Vec<_> = found.iter().map(|w| &*w.project).collect();
+        return Err(Exit::usage(format!(
+            "--project: webhook {name} exists in {}: say which one",
+            projects.join(", ")
+        )));
+    }
+    Ok(found.into_iter().map(|entry| webhook(entry)).collect())
+}
+
+/// A webhook in the words of its resource file, and what the system added.
+pub(super) fn webhook(entry: &WebhookEntry) -> Value {
+    let mut shown = json!({"kind": "Webhook", "project": &*entry.project});
+    merge(&mut shown, serde_json::to_value(&entry.settings));
+    shown["uid"] = entry.uid.to_string().into();
+    shown["version"] = entry.version.into();
+    shown["epoch"] = entry.epoch.into();
+    shown["created_at"] = entry.created_at.to_rfc3339().into();
+    shown["state_reason"] = entry.state_reason.clone().into();
+    shown["state_at"] = entry.state_at.to_rfc3339().into();
+    shown
+}
+
+fn layout(layout: &Layout) -> Value {
+    let mut shown = json!({"kind": "Layout"});
+    merge(&mut shown, serde_json::to_value(layout));
+    shown
+}
+
+/// Adds the fields of an object. Settings always serialise; if they ever do not, the rest is shown.
+fn merge(shown: &mut Value, settings: serde_json::Result<Value>) {
+    if let (Some(shown), Ok(Value::Object(settings))) = (shown.as_object_mut(), settings) {
+        shown.extend(settings);
+    }
+}
+
+/// Columns of a table for people.
+const COLUMNS: [&str; 10] = [
+    "project", "id", "name", "state", "url", "title", "partitions", "tier_partitions", "uid", "version",
+];
+
+fn table(rows: &[Value]) -> Result<(), Exit> {
+    let columns: Vec<_> = COLUMNS
+        .into_iter()
+        .filter(|column| rows.iter().any(|row| row.get(column).is_some()))
+        .collect();
+    if columns.is_empty() {
+        return say("none");
+    }
+    let mut lines = vec![columns.iter().map(|c| c.to_uppercase()).collect::<Vec<_>>()];
+    lines.extend(
+        rows.iter()
+            .map(|row| columns.iter().map(|c| cell(row.get(c))).collect()),
+    );
+    let widths: Vec<usize> = (0..columns.len())
+        .map(|i| lines.iter().map(|line| line[i].chars().count()).max().unwrap_or(0))
+        .collect();
+    for line in lines {
+        let mut text = String::new();
+        for (cell, width) in line.iter().zip(&widths) {
+            // Writing to a String cannot fail.
+            let _: std::fmt::Result = write!(text, "{cell:<width$}  ");
+        }
+        say(text.trim_end())?;
+    }
+    Ok(())
+}
+
+fn cell(value: Option<&Value>) -> String {
+    match value {
+        None | Some(Value::Null) => "-".into(),
+        Some(Value::String(text)) if text.is_empty() => "-".into(),
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+    }
+}

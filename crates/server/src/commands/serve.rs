@@ -1,0 +1,66 @@
+//! `hookline serve`: roles until told to stop.
+
+use std::sync::Arc;
+
+use crate::cli::{Role, ServeArgs};
+use crate::config::Config;
+use crate::engine::worker_name;
+use crate::output::{Exit, say};
+use crate::process::Process;
+use crate::{logs, pipeline, secrets};
+
+/// Runs the roles.
+///
+/// # Errors
+/// When it cannot start, or something failed that nothing works without.
+pub(crate) async fn run(args: ServeArgs) -> Result<(), Exit> {
+    let config = Arc::new(Config::load(&args.config.config)?);
+    logs::start(&config.log);
+    announce(&config, &args.roles);
+    // A key that is no key is told at once, not after a broker has answered.
+    secrets::load(&config)?;
+    let mut process = Process::begin(&config).await?;
+    say(format_args!("listening on http://{}", process.address))?;
+    match process.open(&config).await {
+        Ok(Some(system)) => {
+            pipeline::start(&mut process, &system, &args.roles)?;
+            tracing::info!(address = %process.address, "ready");
+            process.finish().await
+        }
+        Ok(None) => {
+            process.stop().await;
+            Ok(())
+        }
+        Err(exit) => {
+            process.stop().await;
+            Err(exit)
+        }
+    }
+}
+
+/// What the log says at every start.
+pub(crate) fn announce(config: &Config, roles: &[Role]) {
+    let names: Vec<_> = roles.iter().map(|role| role.as_str()).collect();
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        engine = %config.journal.engine,
+        prefix = config.journal.prefix,
+        roles = names.join(","),
+        worker = worker_name(),
+        "hookline starts"
+    );
+    for danger in config.dangers() {
+        tracing::warn!("dangerous setting: {danger}");
+    }
+    let idle: Vec<_> = roles
+        .iter()
+        .filter(|role| !pipeline::runs(**role))
+        .map(|role| role.as_str())
+        .collect();
+    if !idle.is_empty() {
+        tracing::info!(
+            roles = idle.join(","),
+            "these roles have nothing to run in this version yet"
+        );
+    }
+}

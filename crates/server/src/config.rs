@@ -1,0 +1,185 @@
+//! The configuration: one TOML file, every key with an environment twin that wins, unknown keys refused, all errors at once.
+//!
+//! [`keys`] is the one list of what can be set; reading, checking, `check-config` and the reference page all follow it.
+
+pub(crate) mod keys;
+mod load;
+mod read;
+mod render;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+pub(crate) use keys::LOG_LEVEL_DEFAULT;
+pub(crate) use render::reference;
+
+/// One thing that is wrong, with the key (or variable) it concerns.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{key}: {problem}")]
+pub(crate) struct ConfigError {
+    /// The key, the environment variable or the file.
+    pub(crate) key: String,
+    /// What is wrong and what would be right.
+    pub(crate) problem: String,
+}
+
+impl ConfigError {
+    /// An error about `key`.
+    pub(crate) fn new(key: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self {
+            key: key.into(),
+            problem: problem.into(),
+        }
+    }
+}
+
+/// Everything that is wrong with a configuration; never empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ConfigErrors(pub(crate) Vec<ConfigError>);
+
+impl From<ConfigErrors> for crate::output::Exit {
+    fn from(errors: ConfigErrors) -> Self {
+        Self::Usage(errors.0.iter().map(ToString::to_string).collect())
+    }
+}
+
+/// Where topics live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Engine {
+    /// Kafka or Redpanda.
+    Kafka,
+    /// In the same process, on disk.
+    Embedded,
+}
+
+impl fmt::Display for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Kafka => "kafka",
+            Self::Embedded => "embedded",
+        })
+    }
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `[log]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LogConfig {
+    /// What is logged, in the words of the filter (`info`, `warn,hookline_dispatch=debug`).
+    pub(crate) level: String,
+    /// How lines look.
+    pub(crate) format: LogFormat,
+}
+
+/// `[journal]` and what lies below it.
+#[derive(Debug, Clone)]
+pub(crate) struct JournalConfig {
+    /// Where topics live.
+    pub(crate) engine: Engine,
+    /// What topic and group names begin with.
+    pub(crate) prefix: String,
+    /// Partitions of topics that are made.
+    pub(crate) partitions: u32,
+    /// Copies of topics that are made.
+    pub(crate) replication: u16,
+    /// Properties of the Kafka client.
+    pub(crate) kafka: BTreeMap<String, String>,
+    /// Directory of the embedded engine.
+    pub(crate) embedded_dir: PathBuf,
+}
+
+/// `[outgoing]`.
+#[derive(Debug, Clone)]
+pub(crate) struct OutgoingConfig {
+    /// Whether plain HTTP endpoints are allowed.
+    pub(crate) allow_http: bool,
+    /// Networks exempt from the address guard.
+    pub(crate) allow_addresses: Vec<IpNet>,
+    /// Requests at the same time, per worker.
+    pub(crate) max_in_flight: usize,
+}
+
+/// The whole configuration, checked.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    /// `[journal]`.
+    pub(crate) journal: JournalConfig,
+    /// `[http] listen`.
+    pub(crate) listen: SocketAddr,
+    /// `[outgoing]`.
+    pub(crate) outgoing: OutgoingConfig,
+    /// `[secrets] key_file`.
+    pub(crate) key_file: PathBuf,
+    /// `HOOKLINE_SECRETS_KEY`, which wins over the file.
+    pub(crate) key: Option<secrecy::SecretString>,
+    /// `[dispatch] session_timeout`.
+    pub(crate) session_timeout: Duration,
+    /// `[log]`.
+    pub(crate) log: LogConfig,
+    /// All values, for printing.
+    values: load::Values,
+}
+
+impl Config {
+    /// Reads the file at `path` and the environment of this process.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub(crate) fn load(path: &Path) -> Result<Self, ConfigErrors> {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            ConfigErrors(vec![ConfigError::new(
+                "--config",
+                format!("{} cannot be read: {error}", path.display()),
+            )])
+        })?;
+        let dir = path.parent().unwrap_or(Path::new("."));
+        let env = std::env::vars_os().filter_map(|(name, value)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        });
+        load::load(&text, &path.display().to_string(), dir, env)
+    }
+
+    /// Settings that give up a protection, in words, for the log at every start.
+    pub(crate) fn dangers(&self) -> Vec<String> {
+        let mut dangers = Vec::new();
+        if self.outgoing.allow_http {
+            dangers.push(
+                "outgoing.allow_http is on: requests and signatures may travel unencrypted".into(),
+            );
+        }
+        if !self.outgoing.allow_addresses.is_empty() {
+            let networks: Vec<_> = self
+                .outgoing
+                .allow_addresses
+                .iter()
+                .map(ToString::to_string)
+                .collect();
+            dangers.push(format!(
+                "outgoing.allow_addresses exempts {} from the address guard: registered URLs may reach into these networks",
+                networks.join(", ")
+            ));
+        }
+        dangers
+    }
+
+    /// The effective configuration as TOML, secrets left out.
+    pub(crate) fn to_toml(&self) -> String {
+        render::effective(&self.values)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,223 @@
+//! The one list of what can be set.
+
+use std::time::Duration;
+
+use hookline_model::limits;
+
+/// The default of `journal.partitions`: room for sixteen workers, cheap on one machine.
+pub(crate) const PARTITIONS_DEFAULT: u64 = 16;
+/// The most partitions that are made: each costs a worker memory and the broker files, and the checkpoint of each is its own.
+pub(crate) const PARTITIONS_MAX: u64 = 1024;
+/// The default of `journal.replication`: what a single broker can do. Three is right for production.
+pub(crate) const REPLICATION_DEFAULT: u64 = 1;
+/// The default of `outgoing.max_in_flight`: at 50 ms an answer this is 20,000 requests a second.
+pub(crate) const MAX_IN_FLIGHT_DEFAULT: u64 = 1024;
+/// The most requests at once: each may hold a connection, and processes have 65,536 files at best.
+pub(crate) const MAX_IN_FLIGHT_MAX: u64 = 32_768;
+/// The default of `log.level`.
+pub(crate) const LOG_LEVEL_DEFAULT: &str = "info";
+/// The shortest `dispatch.session_timeout`: what brokers accept unless told otherwise, and three lease margins.
+pub(crate) const SESSION_TIMEOUT_MIN: Duration = Duration::from_secs(7);
+const _: () = assert!(SESSION_TIMEOUT_MIN.as_millis() > limits::LEASE_MARGIN.as_millis() * 3);
+/// The longest `dispatch.session_timeout`: a partition of a dead worker stands still for that long.
+pub(crate) const SESSION_TIMEOUT_MAX: Duration = Duration::from_secs(300);
+
+/// How a value is written.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Form {
+    /// One of these words.
+    Word(&'static [&'static str]),
+    /// A whole number in this range.
+    Number(u64, u64),
+    /// `true` or `false`.
+    Flag,
+    /// A duration in this range (`250ms`, `5s`).
+    Span(Duration, Duration),
+    /// The beginning of topic names: letters, digits, `.`, `_`, `-`.
+    Prefix,
+    /// An address and a port.
+    Listen,
+    /// A file or directory; relative to the directory of the configuration file.
+    Path,
+    /// Networks in CIDR notation.
+    Networks,
+    /// `sqlite://FILE` or `postgres://…`.
+    StoreUrl,
+    /// A log filter.
+    Filter,
+}
+
+/// A default.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Preset {
+    /// A text.
+    Text(&'static str),
+    /// A number.
+    Number(u64),
+    /// A flag.
+    Flag(bool),
+    /// A duration.
+    Span(Duration),
+    /// No entries.
+    Nothing,
+}
+
+/// A key that can be set.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Key {
+    /// The table it stands in.
+    pub(crate) section: &'static str,
+    /// Its name there.
+    pub(crate) name: &'static str,
+    /// How its value is written.
+    pub(crate) form: Form,
+    /// What it is when nobody sets it.
+    pub(crate) preset: Preset,
+    /// What it does, and why one would change it.
+    pub(crate) about: &'static str,
+}
+
+impl Key {
+    /// `section.name`.
+    pub(crate) fn path(&self) -> String {
+        format!("{}.{}", self.section, self.name)
+    }
+
+    /// The environment twin.
+    pub(crate) fn variable(&self) -> String {
+        variable(self.section, self.name)
+    }
+}
+
+/// The environment twin of a key.
+pub(crate) fn variable(section: &str, name: &str) -> String {
+    format!(
+        "HOOKLINE_{}__{}",
+        section.replace('.', "__").to_uppercase(),
+        name.replace('.', "_").to_uppercase()
+    )
+}
+
+/// The section whose keys are properties of the Kafka client.
+pub(crate) const KAFKA: &str = "journal.kafka";
+
+/// The variable that holds the key of secrets.
+pub(crate) const SECRETS_KEY: &str = "HOOKLINE_SECRETS_KEY";
+
+/// The sections and what they are about, in the order of the reference.
+pub(crate) const SECTIONS: [(&str, &str); 9] = [
+    ("journal", "Where topics live."),
+    (
+        KAFKA,
+        "Any librdkafka property, as it is named there. Those that would break a promise are refused by name.",
+    ),
+    ("journal.embedded", "The engine inside the process."),
+    ("http", "Metrics, health; later REST and console."),
+    ("outgoing", "Requests to webhooks."),
+    ("dispatch", "Who works on which partition."),
+    ("history", "The SQL view of attempts."),
+    ("secrets", "How stored secrets are sealed."),
+    ("log", "What is logged, to standard error."),
+];
+
+/// All keys but the properties of the Kafka client.
+pub(crate) const KEYS: [Key; 14] = [
+    Key {
+        section: "journal",
+        name: "engine",
+        form: Form::Word(&["kafka", "embedded"]),
+        preset: Preset::Text("kafka"),
+        about: "`kafka` (or Redpanda), or `embedded`: in the same process, on one machine.",
+    },
+    Key {
+        section: "journal",
+        name: "prefix",
+        form: Form::Prefix,
+        preset: Preset::Text("hookline."),
+        about: "What the names of topics and groups begin with. Two systems on one broker need two prefixes.",
+    },
+    Key {
+        section: "journal",
+        name: "partitions",
+        form: Form::Number(1, PARTITIONS_MAX),
+        preset: Preset::Number(PARTITIONS_DEFAULT),
+        about: "Partitions of the topics that `topics create` makes: at most as many workers share the work. Fixed once the topics exist.",
+    },
+    Key {
+        section: "journal",
+        name: "replication",
+        form: Form::Number(1, 9),
+        preset: Preset::Number(REPLICATION_DEFAULT),
+        about: "Copies of the topics that `topics create` makes. Use 3 where losing a broker must lose nothing.",
+    },
+    Key {
+        section: "journal.embedded",
+        name: "dir",
+        form: Form::Path,
+        preset: Preset::Text("data"),
+        about: "The directory of the embedded engine. One process holds it; other commands reach that process through a socket inside.",
+    },
+    Key {
+        section: "http",
+        name: "listen",
+        form: Form::Listen,
+        preset: Preset::Text("127.0.0.1:8080"),
+        about: "Where `/metrics`, `/healthz` and `/readyz` are served. Port 0 takes a free one, which is printed.",
+    },
+    Key {
+        section: "outgoing",
+        name: "allow_http",
+        form: Form::Flag,
+        preset: Preset::Flag(false),
+        about: "Dangerous: allows plain `http://` endpoints, where anybody on the way reads and changes requests.",
+    },
+    Key {
+        section: "outgoing",
+        name: "allow_addresses",
+        form: Form::Networks,
+        preset: Preset::Nothing,
+        about: "Dangerous: networks exempt from the address guard, such as `127.0.0.0/8`. Registered URLs then reach into them.",
+    },
+    Key {
+        section: "outgoing",
+        name: "max_in_flight",
+        form: Form::Number(1, MAX_IN_FLIGHT_MAX),
+        preset: Preset::Number(MAX_IN_FLIGHT_DEFAULT),
+        about: "Requests at the same time, per worker. Also the most that a killed worker may repeat.",
+    },
+    Key {
+        section: "dispatch",
+        name: "session_timeout",
+        form: Form::Span(SESSION_TIMEOUT_MIN, SESSION_TIMEOUT_MAX),
+        preset: Preset::Span(limits::SESSION_TIMEOUT),
+        about: "A worker silent for this long loses its partitions to others. Shorter takes over sooner, longer survives longer pauses.",
+    },
+    Key {
+        section: "history",
+        name: "url",
+        form: Form::StoreUrl,
+        preset: Preset::Text("sqlite://history.db"),
+        about: "The SQL store of the history role: `sqlite://FILE` or `postgres://…`. Checked now, used by a later version.",
+    },
+    Key {
+        section: "secrets",
+        name: "key_file",
+        form: Form::Path,
+        preset: Preset::Text("hookline.key"),
+        about: "The key (base64, 32 bytes) under which secrets are stored. Made when missing. All processes need the same; keep a copy. `HOOKLINE_SECRETS_KEY`, the key itself, wins.",
+    },
+    Key {
+        section: "log",
+        name: "level",
+        form: Form::Filter,
+        preset: Preset::Text(LOG_LEVEL_DEFAULT),
+        about: "`error`, `warn`, `info`, `debug`, or a filter such as `info,hookline_dispatch=debug`.",
+    },
+    Key {
+        section: "log",
+        name: "format",
+        form: Form::Word(&["text", "json"]),
+        preset: Preset::Text("text"),
+        about: "`text`, or `json`: one object a line.",
+    },
+];
