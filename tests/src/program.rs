@@ -245,11 +245,14 @@ impl Site {
     /// When it cannot be started.
     #[must_use]
     pub fn tail(&self) -> Tail {
+        // It ends with an error when the program under it stops; that is looked at by hand only.
+        let complaints =
+            fs::File::create(self.dir().join("tail.log")).expect("the directory is ours");
         let mut child = self
             .hookline(&["tail", "--from", "start", "--output", "json"])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
+            .stderr(complaints)
             .spawn()
             .expect("the program was built (cargo build)");
         let stdout = child.stdout.take().expect("stdout was piped");

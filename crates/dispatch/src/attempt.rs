@@ -154,7 +154,7 @@ pub(crate) fn without_exchange(
     position: Position, payload: Payload, webhook: Option<&WebhookEntry>, outcome: Outcome, made: Made, now: Millis, why: &str,
 ) -> Judged {
     // Cancelled is the only final outcome that does not go to `dead`: nobody wants it any more.
-    let next = (outcome != Outcome::Cancelled).then(|| wire::Next { kind: Some(wire::next::Kind::Dead(wire::next::Dead {})), deactivate: false });
+    let next = (outcome != Outcome::Cancelled).then_some(wire::Next { kind: Some(wire::next::Kind::Dead(wire::next::Dead {})), deactivate: false });
     let attempt = wire::Attempt {
         attempt: made.attempts,
         outcome: wire::Outcome::from(outcome).into(),

@@ -228,6 +228,7 @@ impl Dispatch {
 
     fn start_worker(&mut self, p: u32, appender: Arc<dyn Appender>) {
         let (orders, told) = watch::channel(Order::Work);
+        #[expect(clippy::disallowed_methods, reason = "the set is the stage's own: it is awaited in `run` and drained at the end")]
         let task = self.workers.spawn(Worker::run(self.shared.clone(), appender.clone(), p, told));
         self.by_task.insert(task.id(), p);
         self.running.insert(p, Running { orders, appender, guard: None });

@@ -5,7 +5,8 @@
 //! the head is due, [`copy`] what becomes of it, [`copier`] does so for one partition, [`commit`] remembers how far that is.
 //!
 //! Invariants:
-//! - nothing is early, whatever the clocks of brokers do, by more than brokers were measured to disagree with one another;
+//! - nothing is early by more than brokers were measured to disagree with one another; only before the first acknowledgement after a start is
+//!   our own clock believed, and until then each partition has one copy under way at most;
 //! - the order of a partition never changes along a path, so a ticket is its send's position in the stream of that path;
 //! - what is committed was acknowledged where it was copied to, and only what was committed a while ago is deleted.
 //!
@@ -242,7 +243,8 @@ impl Running {
             if self.orders.contains_key(&partition) {
                 continue;
             }
-            let Some(tier) = Topic::tiers().position(|t| t.name(&self.shared.prefix) == partition.topic)
+            let Some(tier) =
+                Topic::tiers().position(|t| t.name(&self.shared.prefix) == partition.topic)
             else {
                 continue;
             };
@@ -271,7 +273,9 @@ impl Running {
             .await
             .is_err()
         {
-            tracing::warn!("the last commit of the tiers took too long; what it covers will be copied again and recognised");
+            tracing::warn!(
+                "the last commit of the tiers took too long; what it covers will be copied again and recognised"
+            );
         }
         self.shared.commits.forget(partitions);
         result

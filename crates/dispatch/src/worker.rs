@@ -196,9 +196,9 @@ impl Worker {
                 self.record().await?;
             }
             self.figures();
-            let idle = self.judged.is_empty() && self.log.pending() == 0 && self.partition.unsettled() == 0;
-            self.store_progress(draining && idle).await?;
-            if draining && idle && self.progress.settled() {
+            let drained = draining && self.judged.is_empty() && self.log.pending() == 0 && self.partition.unsettled() == 0;
+            self.store_progress(drained).await?;
+            if drained && self.progress.settled() {
                 return Ok(());
             }
             match self.wait(orders, draining).await {
@@ -357,6 +357,7 @@ impl Worker {
         let epoch = attempt.webhook_epoch;
         let what = if attempt.status == 0 { attempt.error_class.clone() } else { format!("status {}", attempt.status) };
         let reason = format!("deactivated by its retry policy: attempt {} of event {} ended with {what}", attempt.attempt, attempt.event_id);
+        #[expect(clippy::disallowed_methods, reason = "the set is this worker's own: it is reaped every turn and aborted with it")]
         self.tasks.spawn(async move {
             while let Err(error) = registry.deactivate(uid, epoch, &reason).await {
                 tracing::warn!(webhook.uid = %uid, %error, "deactivating a webhook is tried again");
@@ -422,6 +423,7 @@ impl Worker {
                         first_try: made.first_try,
                     };
                     let (shared, mailbox) = (self.shared.clone(), self.mailbox.clone());
+                    #[expect(clippy::disallowed_methods, reason = "the set is this worker's own: it is reaped every turn and aborted with it")]
                     self.tasks.spawn(async move {
                         let judged = crate::attempt::make(&shared.maker, &shared.metrics, prepared).await;
                         mailbox.put(Mail::Judged(Box::new(judged)));
@@ -501,6 +503,8 @@ impl Worker {
         }
         let oldest = self.partition.lanes().heads().map(|queued| queued.payload.accepted_at()).min();
         self.shared.standing.lock().entry(self.p).or_default().oldest = oldest;
+        let snapshot = &self.snapshot;
+        self.partition.lanes().tidy(|webhook| snapshot.webhook(webhook).is_some());
         let checkpoint = self.partition.checkpoint(self.log.epoch(), self.log.inspected(), now);
         let records = self.progress.begin(&checkpoint, now);
         for (index, record) in (0..).zip(records) {
@@ -521,6 +525,7 @@ impl Worker {
         ] {
             let Some(before) = before else { continue };
             let (journal, topic, p) = (self.shared.journal.clone(), topic.clone(), self.p);
+            #[expect(clippy::disallowed_methods, reason = "the set is this worker's own: it is reaped every turn and aborted with it")]
             self.tasks.spawn(async move {
                 if let Err(error) = journal.delete_records(&topic, p, before).await {
                     tracing::warn!(topic, partition = p, before, %error, "settled records could not be deleted; it is tried again");

@@ -159,7 +159,7 @@ mod tests {
                 (0..*count).for_each(|_| floor.add(ticket));
                 left.push((i as u64 * 2, ticket, count + 1));
             }
-            while let Some(_) = left.iter().find(|(_, _, n)| *n > 0) {
+            while left.iter().any(|(_, _, n)| *n > 0) {
                 let open: Vec<_> = (0..left.len()).filter(|i| left[*i].2 > 0).collect();
                 let at = open[random.usize(..open.len())];
                 left[at].2 -= 1;

@@ -2,7 +2,7 @@
 
 use std::collections::hash_map::RandomState;
 use std::collections::{HashSet, VecDeque};
-use std::hash::{BuildHasher as _, Hash as _, Hasher as _};
+use std::hash::BuildHasher as _;
 
 /// The last so many identities (project, source, id), as hashes of 128 bits with keys that nobody outside knows.
 #[derive(Debug)]
@@ -26,10 +26,8 @@ impl IdentityWindow {
     /// Notes the identity; says whether it is new within the window. A repeat does not make the first one younger.
     pub(crate) fn note(&mut self, project: &str, source: &str, id: &str) -> bool {
         let [high, low] = [&self.keys[0], &self.keys[1]].map(|key| {
-            let mut hasher = key.build_hasher();
             // `str` hashes with an end mark, so the parts stay apart.
-            (project, source, id).hash(&mut hasher);
-            u128::from(hasher.finish())
+            u128::from(key.hash_one((project, source, id)))
         });
         let hash = high << 64 | low;
         if !self.seen.insert(hash) {

@@ -393,9 +393,9 @@ impl Appender for FlakyAppender {
             .left
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, less);
         let left = left.expect("always some");
-        if left > 0 && left % 7 == 0 {
+        if left > 0 && left.is_multiple_of(7) {
             self.broken.store(true, Ordering::SeqCst);
-            if left % 2 == 0 {
+            if left.is_multiple_of(2) {
                 // Stored, but nobody hears of it.
                 let lost: OnAppended = Box::new(|_| done(Err(broken())));
                 return self.appender.append(topic, partition, record, lost);

@@ -10,48 +10,79 @@ use hookline_model::ids::WebhookUid;
 
 use crate::entry::WebhookEntry;
 
-/// So many that one part of 100,000 entries is copied in microseconds, so few that copying the list of parts is, too.
-const SHARDS: usize = 256;
+/// A part holds about so many before there are more parts: copying one takes microseconds, and so does copying the list of parts.
+const SHARD: usize = 256;
+/// How many parts there are after one was too full, for each one before.
+const GROWTH: usize = 8;
+/// No more parts than this: beyond some hundred thousand entries parts grow again.
+const SHARDS_MAX: usize = 4096;
 
-/// A hash map in parts; a change copies the part it falls into, once.
+/// A hash map in parts; a change copies the part it falls into, once. A small one is one part.
 #[derive(Debug, Clone)]
 pub(crate) struct CowMap<K, V> {
     hasher: RandomState,
     shards: Vec<Arc<HashMap<K, V>>>,
+    len: usize,
 }
 
 impl<K, V> Default for CowMap<K, V> {
     fn default() -> Self {
         Self {
             hasher: RandomState::new(),
-            shards: vec![Arc::default(); SHARDS],
+            shards: Vec::new(),
+            len: 0,
         }
     }
 }
 
 impl<K: Hash + Eq + Clone, V: Clone> CowMap<K, V> {
     fn shard<Q: Hash + ?Sized>(&self, key: &Q) -> usize {
+        // The maps inside hash with keys of their own, so that one part's keys do not collide there.
         let hash = self.hasher.hash_one(key);
-        usize::try_from(hash % SHARDS as u64).unwrap_or(0)
+        usize::try_from(hash % self.shards.len().max(1) as u64).unwrap_or(0)
     }
 
     pub(crate) fn get<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> Option<&V>
     where
         K: Borrow<Q>,
     {
-        self.shards[self.shard(key)].get(key)
+        self.shards.get(self.shard(key))?.get(key)
     }
 
     pub(crate) fn get_mut_or_insert(&mut self, key: K, make: impl FnOnce() -> V) -> &mut V {
+        if self.len >= self.shards.len() * SHARD && self.shards.len() < SHARDS_MAX {
+            self.grow();
+        }
         let shard = self.shard(&key);
-        Arc::make_mut(&mut self.shards[shard])
-            .entry(key)
-            .or_insert_with(make)
+        let shard = Arc::make_mut(&mut self.shards[shard]);
+        let before = shard.len();
+        if !shard.contains_key(&key) {
+            shard.insert(key.clone(), make());
+        }
+        self.len += shard.len() - before;
+        shard
+            .get_mut(&key)
+            .expect("it was there or was just inserted")
     }
 
     pub(crate) fn insert(&mut self, key: K, value: V) {
-        let shard = self.shard(&key);
-        Arc::make_mut(&mut self.shards[shard]).insert(key, value);
+        let mut value = Some(value);
+        let place = self.get_mut_or_insert(key, || value.take().expect("made once"));
+        if let Some(value) = value {
+            *place = value;
+        }
+    }
+
+    pub(crate) fn get_mut<Q: Hash + Eq + ?Sized>(&mut self, key: &Q) -> Option<&mut V>
+    where
+        K: Borrow<Q>,
+    {
+        let shard = self.shard(key);
+        let shard = self.shards.get_mut(shard)?;
+        if !shard.contains_key(key) {
+            return None;
+        }
+        Arc::make_mut(shard).get_mut(key)
     }
 
     pub(crate) fn remove<Q: Hash + Eq + ?Sized>(&mut self, key: &Q) -> Option<V>
@@ -59,10 +90,12 @@ impl<K: Hash + Eq + Clone, V: Clone> CowMap<K, V> {
         K: Borrow<Q>,
     {
         let shard = self.shard(key);
-        if !self.shards[shard].contains_key(key) {
+        let shard = self.shards.get_mut(shard)?;
+        if !shard.contains_key(key) {
             return None;
         }
-        Arc::make_mut(&mut self.shards[shard]).remove(key)
+        self.len -= 1;
+        Arc::make_mut(shard).remove(key)
     }
 
     pub(crate) fn values(&self) -> impl Iterator<Item = &V> {
@@ -70,7 +103,23 @@ impl<K: Hash + Eq + Clone, V: Clone> CowMap<K, V> {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.len()).sum()
+        self.len
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Spreads everything over more parts. Rare: each time there is several times as much as the last time.
+    fn grow(&mut self) {
+        let count = (self.shards.len() * GROWTH).clamp(1, SHARDS_MAX);
+        let old = std::mem::replace(&mut self.shards, vec![Arc::default(); count]);
+        for shard in old {
+            for (key, value) in Arc::unwrap_or_clone(shard) {
+                let at = self.shard(&key);
+                Arc::make_mut(&mut self.shards[at]).insert(key, value);
+            }
+        }
     }
 }
 
@@ -131,6 +180,44 @@ impl UidSet {
         chunk.remove(place);
         if chunk.is_empty() {
             self.chunks.remove(at);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_map_in_parts_is_a_map_and_its_copies_stay_as_they_were() {
+        fastrand::seed(5);
+        let mut map = CowMap::<u32, u32>::default();
+        let mut plain = HashMap::new();
+        let mut copies = Vec::new();
+        for round in 0..20_000 {
+            let key = fastrand::u32(..5_000);
+            match fastrand::u8(..6) {
+                0 => assert_eq!(map.remove(&key), plain.remove(&key)),
+                1 => {
+                    *map.get_mut_or_insert(key, || round) += 1;
+                    *plain.entry(key).or_insert(round) += 1;
+                }
+                2 => assert_eq!(map.get_mut(&key), plain.get_mut(&key)),
+                _ => {
+                    map.insert(key, round);
+                    plain.insert(key, round);
+                }
+            }
+            assert_eq!(map.get(&key), plain.get(&key));
+            assert_eq!((map.len(), map.is_empty()), (plain.len(), plain.is_empty()));
+            if round % 5_000 == 17 {
+                copies.push((map.clone(), plain.clone()));
+            }
+        }
+        copies.push((map, plain));
+        for (map, plain) in copies {
+            assert_eq!(map.values().count(), plain.len());
+            assert!(plain.iter().all(|(key, value)| map.get(key) == Some(value)));
         }
     }
 }

@@ -18,19 +18,15 @@ pub enum FollowError {
     Read(#[from] ReadError),
     /// A record was written by a newer program.
     #[error(
-        "{topic}, offset {offset}: {kind} {project}/{name} cannot be understood ({problem}): this program is older than the one that wrote it, upgrade it"
+        "{topic}, offset {offset}: {record} cannot be understood ({problem}): this program is older than the one that wrote it, upgrade it"
     )]
     Unreadable {
         /// The registry's topic.
         topic: String,
         /// Where the record stands.
         offset: u64,
-        /// What it describes.
-        kind: String,
-        /// Of which project.
-        project: String,
-        /// And its name.
-        name: String,
+        /// What it describes: kind, project and name.
+        record: String,
         /// What is wrong with it.
         problem: String,
     },

@@ -222,9 +222,7 @@ impl Follow {
         FollowError::Unreadable {
             topic: self.topic.clone(),
             offset,
-            kind: name.kind.to_string(),
-            project: name.project.to_string(),
-            name: name.name.to_string(),
+            record: format!("{} {}/{}", name.kind, name.project, name.name),
             problem,
         }
     }

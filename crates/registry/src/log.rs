@@ -111,7 +111,11 @@ impl Log {
 
     fn insert(&mut self, name: Name, record: Current) -> Applied {
         let nonce = record.nonce;
-        let records = self.names.entry(name.clone()).or_default();
+        // Mostly there is one: room for more is made when it is needed.
+        let records = self
+            .names
+            .entry(name.clone())
+            .or_insert_with(|| Vec::with_capacity(1));
         // A record handed out twice (a reader made anew) stands at the same offset.
         records.retain(|r| r.offset != record.offset);
         let place = records.partition_point(|r| {

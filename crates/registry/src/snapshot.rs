@@ -1,6 +1,6 @@
 //! What is current, as of one offset of the log. A snapshot never changes; a newer one shares all that is the same.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::iter::Peekable;
 use std::sync::Arc;
@@ -52,9 +52,9 @@ impl Layout {
 /// Who gets what in one project. Inactive webhooks are not in it.
 #[derive(Debug, Clone, Default)]
 struct ProjectIndex {
-    exact: HashMap<Arc<str>, UidSet>,
+    exact: CowMap<Arc<str>, UidSet>,
     /// By category, without the dot: `email` for `email.*`.
-    below: HashMap<Arc<str>, UidSet>,
+    below: CowMap<Arc<str>, UidSet>,
     all: UidSet,
 }
 
@@ -63,8 +63,12 @@ impl ProjectIndex {
         for pattern in &webhook.settings.events {
             match pattern {
                 TypePattern::All => &mut self.all,
-                TypePattern::Exact(text) => self.exact.entry(Arc::from(&**text)).or_default(),
-                TypePattern::Below(text) => self.below.entry(Arc::from(&**text)).or_default(),
+                TypePattern::Exact(text) => self
+                    .exact
+                    .get_mut_or_insert(Arc::from(&**text), UidSet::default),
+                TypePattern::Below(text) => self
+                    .below
+                    .get_mut_or_insert(Arc::from(&**text), UidSet::default),
             }
             .insert(Arc::clone(webhook));
         }

@@ -124,7 +124,7 @@ fn store(state: &mut State, record: Record) -> u64 {
         headers: record.headers,
     }));
     // Offsets have gaps.
-    if offset % 3 == 0 {
+    if offset.is_multiple_of(3) {
         state.records.push(None);
     }
     offset

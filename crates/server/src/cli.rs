@@ -39,7 +39,12 @@ pub(crate) enum Command {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ConfigArgs {
     /// The configuration file (TOML)
-    #[arg(long, value_name = "FILE", env = "HOOKLINE_CONFIG", default_value = "hookline.toml")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "HOOKLINE_CONFIG",
+        default_value = "hookline.toml"
+    )]
     pub(crate) config: PathBuf,
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hookline_dispatch::guard::{UrlPolicy, UrlPolicyConfig};
 use hookline_journal::embedded::{self, EmbeddedConfig, EmbeddedJournal};
 use hookline_journal::kafka::{KafkaConfig, KafkaJournal};
 use hookline_journal::{Journal, JournalError, TopicInfo};
@@ -270,11 +271,7 @@ fn missing(config: &Config, shape: Shape, there: &BTreeMap<String, TopicInfo>) -
 }
 
 /// Whether all topics are there with enough partitions.
-fn enough(
-    config: &Config,
-    shape: Shape,
-    there: &BTreeMap<String, TopicInfo>,
-) -> Result<(), Exit> {
+fn enough(config: &Config, shape: Shape, there: &BTreeMap<String, TopicInfo>) -> Result<(), Exit> {
     let specs = topology::specs(&config.journal.prefix, shape);
     if !topology::missing(&specs, there).is_empty() {
         return Err(missing(config, shape, there));
@@ -303,4 +300,17 @@ pub(crate) fn worker_name() -> String {
         host => host,
     };
     format!("{host}-{}", std::process::id())
+}
+
+/// The policy for URLs, the same at registration and before each attempt.
+///
+/// # Errors
+/// When it would let everything pass.
+pub(crate) fn url_policy(config: &Config) -> Result<UrlPolicy, Exit> {
+    let policy = UrlPolicyConfig {
+        allow_http: config.outgoing.allow_http,
+        allow_addresses: config.outgoing.allow_addresses.clone(),
+        ..UrlPolicyConfig::default()
+    };
+    UrlPolicy::new(policy).map_err(|error| Exit::usage(format!("outgoing.{error}")))
 }

@@ -88,7 +88,10 @@ pub(crate) async fn serve(
 fn router(pages: Arc<Pages>) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
-        .route("/healthz", get(|| async { Json(json!({"status": "alive"})) }))
+        .route(
+            "/healthz",
+            get(|| async { Json(json!({"status": "alive"})) }),
+        )
         .route("/readyz", get(ready))
         .fallback(nothing_there)
         .method_not_allowed_fallback(wrong_method)
@@ -101,7 +104,10 @@ async fn metrics(Extract(pages): Extract<Arc<Pages>>) -> Response {
     }
     match pages.metrics.text() {
         Ok(text) => (
-            [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
+            [(
+                header::CONTENT_TYPE,
+                "text/plain; version=0.0.4; charset=utf-8",
+            )],
             text,
         )
             .into_response(),
@@ -171,7 +177,9 @@ mod tests {
         let address = listener.local_addr().expect("bound");
         let (tell, stop) = tokio::sync::watch::channel(false);
         let client = async {
-            let mut socket = tokio::net::TcpStream::connect(address).await.expect("there");
+            let mut socket = tokio::net::TcpStream::connect(address)
+                .await
+                .expect("there");
             let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
             socket.write_all(request.as_bytes()).await.expect("sent");
             let mut answer = String::new();

@@ -8,9 +8,13 @@ use std::time::Duration;
 use futures::TryStreamExt as _;
 use futures::stream::FuturesUnordered;
 use hookline_journal::{Committed, Journal, JournalError, TopicPartition};
+use hookline_model::topics::Topic;
 use prometheus::{IntGaugeVec, Opts, Registry};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
+
+use crate::cli::Role;
+use crate::engine::System;
 
 /// What was measured so recently is not measured again.
 const FRESH: Duration = Duration::from_secs(1);
@@ -124,4 +128,39 @@ impl Lag {
         };
         Ok(end.saturating_sub(read))
     }
+}
+
+/// What the groups of these roles read.
+pub(crate) fn reads(system: &System, roles: &[Role]) -> Vec<Reads> {
+    let prefix = &system.config.journal.prefix;
+    let group = |role: Role| format!("{prefix}{role}");
+    let all = |topics: Vec<Topic>, partitions| {
+        topics
+            .iter()
+            .map(|topic| (topic.name(prefix), partitions))
+            .collect()
+    };
+    let mut reads = Vec::new();
+    if roles.contains(&Role::Fanout) {
+        let topics = all(vec![Topic::Events], system.layout.partitions);
+        reads.push(Reads {
+            group: group(Role::Fanout),
+            topics,
+        });
+    }
+    if roles.contains(&Role::Dispatch) {
+        let topics = all(vec![Topic::Deliveries], system.layout.partitions);
+        reads.push(Reads {
+            group: group(Role::Dispatch),
+            topics,
+        });
+    }
+    if roles.contains(&Role::Tiers) {
+        let topics = all(Topic::tiers().collect(), system.layout.tier_partitions);
+        reads.push(Reads {
+            group: group(Role::Tiers),
+            topics,
+        });
+    }
+    reads
 }

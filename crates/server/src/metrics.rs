@@ -39,8 +39,11 @@ impl Metrics {
             own.register(Box::new(gauge.clone()))?;
             Ok::<_, prometheus::Error>(gauge)
         };
-        let build = Opts::new("hookline_build_info", "Always 1; the labels say what is running.")
-            .const_label("version", env!("CARGO_PKG_VERSION"));
+        let build = Opts::new(
+            "hookline_build_info",
+            "Always 1; the labels say what is running.",
+        )
+        .const_label("version", env!("CARGO_PKG_VERSION"));
         let build = prometheus::IntGauge::with_opts(build)?;
         build.set(1);
         own.register(Box::new(build))?;
@@ -50,16 +53,25 @@ impl Metrics {
         )?;
         #[expect(clippy::cast_precision_loss, reason = "good for 285,000 years")]
         started.set(clock.now().0 as f64 / 1000.0);
-        let cpu = Counter::new("hookline_process_cpu_seconds_total", "Processor time used, user and system.")?;
+        let cpu = Counter::new(
+            "hookline_process_cpu_seconds_total",
+            "Processor time used, user and system.",
+        )?;
         own.register(Box::new(cpu.clone()))?;
         let panics = IntCounterVec::new(
-            Opts::new("hookline_process_task_panics_total", "Panics of tasks. Each is a bug."),
+            Opts::new(
+                "hookline_process_task_panics_total",
+                "Panics of tasks. Each is a bug.",
+            ),
             &["task"],
         )?;
         own.register(Box::new(panics.clone()))?;
         let process = Process {
             memory: gauge("hookline_process_resident_memory_bytes", "Memory in use.")?,
-            memory_peak: gauge("hookline_process_resident_memory_peak_bytes", "Most memory ever in use.")?,
+            memory_peak: gauge(
+                "hookline_process_resident_memory_peak_bytes",
+                "Most memory ever in use.",
+            )?,
             cpu,
             files: gauge("hookline_process_open_files", "Open files and sockets.")?,
             files_limit: gauge("hookline_process_open_files_limit", "How many may be open.")?,
@@ -95,9 +107,14 @@ impl Metrics {
         self.process.measure();
         let mut families: BTreeMap<String, MetricFamily> = BTreeMap::new();
         let stages: Vec<_> = self.stages.lock().values().cloned().collect();
-        for family in std::iter::once(&self.own).chain(&stages).flat_map(Registry::gather) {
+        for family in std::iter::once(&self.own)
+            .chain(&stages)
+            .flat_map(Registry::gather)
+        {
             match families.get_mut(family.name()) {
-                Some(there) => there.mut_metric().extend(family.get_metric().iter().cloned()),
+                Some(there) => there
+                    .mut_metric()
+                    .extend(family.get_metric().iter().cloned()),
                 None => drop(families.insert(family.name().to_owned(), family)),
             }
         }

@@ -121,10 +121,7 @@ mod tests {
 
     #[test]
     fn foreign_text_cannot_write_on_the_terminal() {
-        assert_eq!(
-            Plain("a\u{1b}[31mb\nc").to_string(),
-            "a\\u{1b}[31mb\\nc"
-        );
+        assert_eq!(Plain("a\u{1b}[31mb\nc").to_string(), "a\\u{1b}[31mb\\nc");
     }
 
     #[test]

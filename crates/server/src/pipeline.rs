@@ -10,17 +10,14 @@
 use std::sync::Arc;
 
 use hookline_dispatch::client::{ClientConfig, HttpClient};
-use hookline_dispatch::guard::{UrlPolicy, UrlPolicyConfig};
 use hookline_dispatch::tiers::{Tiers, TiersConfig};
 use hookline_dispatch::transport::Transport;
 use hookline_dispatch::{Dispatch, DispatchConfig};
 use hookline_fanout::{Fanout, FanoutConfig};
-use hookline_model::topics::Topic;
 
 use crate::cli::Role;
-use crate::config::Config;
-use crate::engine::{System, worker_name};
-use crate::lag::{Lag, Reads};
+use crate::engine::{System, url_policy, worker_name};
+use crate::lag::{self, Lag};
 use crate::output::Exit;
 use crate::process::Process;
 use crate::tasks::{Kind, Start};
@@ -42,19 +39,25 @@ pub(crate) fn start(process: &mut Process, system: &System, roles: &[Role]) -> R
     });
     // Other commands reach an embedded engine only through this process.
     if let Some(engine) = system.opened.embedded.clone() {
-        process
-            .tasks
-            .start_once(Kind::Control, |_| Box::pin(async move { Ok(engine.serve_control().await?) }));
+        process.tasks.start_once(Kind::Control, |_| {
+            Box::pin(async move { Ok(engine.serve_control().await?) })
+        });
     }
     // What each group has committed (dispatch: its watermark), against the end of the topics.
-    let lag = Lag::new(system.journal(), reads(system, roles), process.metrics.own())
-        .map_err(|error| Exit::from_error(&error))?;
+    let lag = Lag::new(
+        system.journal(),
+        lag::reads(system, roles),
+        process.metrics.own(),
+    )
+    .map_err(|error| Exit::from_error(&error))?;
     for role in roles {
         match role {
             // events × registry → deliveries: one record for all webhooks of a partition.
             Role::Fanout => process.tasks.start(Kind::Fanout, fanout(process, system)),
             // deliveries → HTTP → attempts, and from there what follows: retry.*, dead, responses.
-            Role::Dispatch => process.tasks.start(Kind::Dispatch, dispatch(process, system)?),
+            Role::Dispatch => process
+                .tasks
+                .start(Kind::Dispatch, dispatch(process, system)?),
             // retry.* → retry.* → deliveries: plain copiers, each topic with one delay.
             Role::Tiers => process.tasks.start(Kind::Tiers, tiers(process, system)),
             // Accepted words whose stages are still to come.
@@ -71,7 +74,13 @@ fn fanout(process: &Process, system: &System) -> Start {
         let (system, metrics) = (system.clone(), metrics.stage(Kind::Fanout));
         Box::pin(async move {
             let config = FanoutConfig::new(&system.config.journal.prefix, worker_name());
-            let stage = Fanout::new(config, system.journal(), system.registry, system.clock, &metrics)?;
+            let stage = Fanout::new(
+                config,
+                system.journal(),
+                system.registry,
+                system.clock,
+                &metrics,
+            )?;
             Ok(stage.run(stop).await?)
         })
     })
@@ -83,7 +92,13 @@ fn tiers(process: &Process, system: &System) -> Start {
         let (system, metrics) = (system.clone(), metrics.stage(Kind::Tiers));
         Box::pin(async move {
             let config = TiersConfig::new(&system.config.journal.prefix);
-            let stage = Tiers::new(config, system.journal(), system.layout, system.clock, &metrics)?;
+            let stage = Tiers::new(
+                config,
+                system.journal(),
+                system.layout,
+                system.clock,
+                &metrics,
+            )?;
             Ok(stage.run(stop).await?)
         })
     })
@@ -103,43 +118,16 @@ fn dispatch(process: &Process, system: &System) -> Result<Start, Exit> {
             let mut config = DispatchConfig::new(&system.config.journal.prefix, &worker_name());
             config.max_in_flight = system.config.outgoing.max_in_flight;
             config.session_timeout = system.config.session_timeout;
-            let stage = Dispatch::new(config, system.journal(), system.registry, client, urls, system.clock, &metrics)?;
+            let stage = Dispatch::new(
+                config,
+                system.journal(),
+                system.registry,
+                client,
+                urls,
+                system.clock,
+                &metrics,
+            )?;
             Ok(stage.run(stop).await?)
         })
     }))
-}
-
-/// The policy for URLs, the same at registration and before each attempt.
-///
-/// # Errors
-/// When it would let everything pass.
-pub(crate) fn url_policy(config: &Config) -> Result<UrlPolicy, Exit> {
-    let policy = UrlPolicyConfig {
-        allow_http: config.outgoing.allow_http,
-        allow_addresses: config.outgoing.allow_addresses.clone(),
-        ..UrlPolicyConfig::default()
-    };
-    UrlPolicy::new(policy).map_err(|error| Exit::usage(format!("outgoing.{error}")))
-}
-
-fn reads(system: &System, roles: &[Role]) -> Vec<Reads> {
-    let prefix = &system.config.journal.prefix;
-    let group = |role: Role| format!("{prefix}{role}");
-    let all = |topics: Vec<Topic>, partitions| {
-        topics.iter().map(|topic| (topic.name(prefix), partitions)).collect()
-    };
-    let mut reads = Vec::new();
-    if roles.contains(&Role::Fanout) {
-        let topics = all(vec![Topic::Events], system.layout.partitions);
-        reads.push(Reads { group: group(Role::Fanout), topics });
-    }
-    if roles.contains(&Role::Dispatch) {
-        let topics = all(vec![Topic::Deliveries], system.layout.partitions);
-        reads.push(Reads { group: group(Role::Dispatch), topics });
-    }
-    if roles.contains(&Role::Tiers) {
-        let topics = all(Topic::tiers().collect(), system.layout.tier_partitions);
-        reads.push(Reads { group: group(Role::Tiers), topics });
-    }
-    reads
 }

@@ -7,7 +7,7 @@
 //! | `/dead` | 500 |
 //! | `/status/N` | N |
 //! | `/slow/MS` | 200 after that many milliseconds |
-//! | `GET /` | the last requests, as JSON |
+//! | `GET /` | how many requests came in, and the last ones, as JSON |
 //!
 //! Once it knows signing secrets it answers 401 to a request that none of them signed. All it keeps is bounded.
 
@@ -53,7 +53,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// What checking a request's signature said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Signature {
+enum Signature {
     /// One of the secrets made it.
     Valid,
     /// None did, or it is too old.
@@ -64,32 +64,32 @@ pub(crate) enum Signature {
 
 /// A request that came in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct Seen {
+struct Seen {
     /// When, RFC 3339.
-    pub(crate) at: String,
+    at: String,
     /// The path.
-    pub(crate) path: String,
+    path: String,
     /// `webhook-id`.
-    pub(crate) webhook_id: String,
+    webhook_id: String,
     /// `hookline-attempt`.
-    pub(crate) attempt: u32,
+    attempt: u32,
     /// What was answered.
-    pub(crate) status: u16,
+    status: u16,
     /// What checking the signature said.
-    pub(crate) signature: Signature,
+    signature: Signature,
     /// The body, cut to a few lines.
-    pub(crate) body: String,
+    body: String,
 }
 
 /// How many requests came in since the start.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Totals {
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+struct Totals {
     /// All of them.
-    pub(crate) requests: u64,
+    requests: u64,
     /// Those whose signature was right.
-    pub(crate) signed: u64,
+    signed: u64,
     /// Those whose signature was wrong.
-    pub(crate) forged: u64,
+    forged: u64,
 }
 
 #[derive(Default)]
@@ -134,11 +134,6 @@ impl Receiver {
     /// From now on requests must be signed with one of these; none: nothing is checked.
     pub(crate) fn expect_keys(&self, keys: Vec<SigningKey>) {
         *self.keys.lock() = Arc::new(keys);
-    }
-
-    /// How many requests came in.
-    pub(crate) fn totals(&self) -> Totals {
-        self.state.lock().totals
     }
 
     /// Answers requests until told to stop.
@@ -318,7 +313,11 @@ impl Receiver {
     }
 
     fn list(&self) -> Response<Full<Bytes>> {
-        let text = serde_json::to_string_pretty(&self.state.lock().recent).unwrap_or_default();
+        let page = {
+            let state = self.state.lock();
+            serde_json::json!({ "totals": state.totals, "recent": state.recent })
+        };
+        let text = format!("{page:#}");
         let mut response = reply(StatusCode::OK, text + "\n");
         response.headers_mut().insert(
             http::header::CONTENT_TYPE,
@@ -397,7 +396,7 @@ mod tests {
             assert_eq!(post(to, "/nothing", "", "1").await, 404);
         })
         .await;
-        assert_eq!(receiver.totals().requests, 6);
+        assert_eq!(receiver.state.lock().totals.requests, 6);
     }
 
     #[tokio::test]
@@ -442,7 +441,7 @@ mod tests {
             assert_eq!(post(to, "/ok", "", "{}").await, 401);
         })
         .await;
-        let totals = receiver.totals();
+        let totals = receiver.state.lock().totals;
         assert_eq!((totals.signed, totals.forged), (1, 3));
     }
 }

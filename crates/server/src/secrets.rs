@@ -39,7 +39,8 @@ pub(crate) fn load(config: &Config) -> Result<Kek, ConfigErrors> {
     if !file.exists() {
         make(file).map_err(|error| wrong(format!("cannot be made: {error}")))?;
     }
-    let text = fs::read_to_string(file).map_err(|error| wrong(format!("cannot be read: {error}")))?;
+    let text =
+        fs::read_to_string(file).map_err(|error| wrong(format!("cannot be read: {error}")))?;
     warn_when_open(file);
     check(&text).map_err(wrong)
 }
@@ -100,7 +101,11 @@ mod tests {
 
     #[test]
     fn a_refused_key_is_never_repeated_in_the_error() {
-        for bad in ["$$$", "BwcHBwcHBwcHBwcHBwcHBw==", "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc="] {
+        for bad in [
+            "$$$",
+            "BwcHBwcHBwcHBwcHBwcHBw==",
+            "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=",
+        ] {
             let problem = check(bad).expect_err("refused");
             assert!(!problem.contains(bad), "{problem}");
         }

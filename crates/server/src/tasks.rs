@@ -343,7 +343,8 @@ impl Supervisor {
         let start = &mut self.start;
         let run = AssertUnwindSafe(async move { start(stop).await });
         let ended = run.catch_unwind().await;
-        let stopping = *self.stop.borrow();
+        // Told to, or the side that tells is gone because the process ends.
+        let stopping = *self.stop.borrow() || self.stop.has_changed().is_err();
         let reason = match ended {
             Ok(Ok(())) if stopping => return None,
             Ok(Ok(())) => "it ended although nobody asked it to".to_owned(),

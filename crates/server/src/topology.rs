@@ -280,7 +280,11 @@ mod tests {
                     info.settings.insert(setting.into(), value.into());
                 }
             });
-            assert_eq!(found(&there), [(topic.to_owned(), setting)], "{topic} {setting}");
+            assert_eq!(
+                found(&there),
+                [(topic.to_owned(), setting)],
+                "{topic} {setting}"
+            );
         }
         let fewer = there(|name, info| {
             if name == "p.dead" {

@@ -53,10 +53,9 @@ async fn dead_endpoints_delay_no_other(engine: Engine) {
         "the dead ones were tried: {}",
         receiver.count("/hang")
     );
-    assert!(
-        receiver.count("/status") >= COUNT,
-        "the failing one was tried"
-    );
+    // One that only fails is tried again and again, one request at a time.
+    let tried = receiver.count("/status");
+    assert!(tried >= 50, "the failing one was tried: {tried}");
     let stopping = Instant::now();
     assert!(program.stop().await.success());
     let took = stopping.elapsed();

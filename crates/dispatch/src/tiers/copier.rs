@@ -102,11 +102,7 @@ pub(crate) struct Copier {
 }
 
 impl Copier {
-    pub(crate) fn new(
-        shared: Arc<Shared>,
-        place: Place,
-        orders: watch::Receiver<Order>,
-    ) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, place: Place, orders: watch::Receiver<Order>) -> Self {
         let previous_due = place
             .committed
             .as_ref()
@@ -308,7 +304,10 @@ impl Copier {
     fn reject(&self, stored: &StoredRecord, why: &Unusable) -> (Topic, u32, Record) {
         let from = &self.place.partition;
         tracing::error!(
-            topic = from.topic, partition = from.partition, offset = stored.offset, reason = why.detail,
+            topic = from.topic,
+            partition = from.partition,
+            offset = stored.offset,
+            reason = why.detail,
             "a record of a tier cannot be used; it goes to `rejected`"
         );
         self.shared.metrics.rejected.inc();
@@ -352,9 +351,9 @@ impl Copier {
             };
             match ack.result {
                 Ok(appended) => self.acknowledged(index, appended, ack.at),
-                Err(
-                    error @ (AppendError::TooLarge { .. } | AppendError::NoPartition { .. }),
-                ) => self.refused(index, ack.number, &error).await?,
+                Err(error @ (AppendError::TooLarge { .. } | AppendError::NoPartition { .. })) => {
+                    self.refused(index, ack.number, &error).await?
+                }
                 Err(error) => return Err(error),
             }
         }

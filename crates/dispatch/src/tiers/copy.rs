@@ -33,11 +33,7 @@ fn unreadable<T>(detail: impl Into<String>) -> Result<T, Unusable> {
 }
 
 /// The next step of a record that has waited in the tier with this index.
-pub(crate) fn next(
-    value: Option<&Bytes>,
-    tier: usize,
-    layout: &Layout,
-) -> Result<Copy, Unusable> {
+pub(crate) fn next(value: Option<&Bytes>, tier: usize, layout: &Layout) -> Result<Copy, Unusable> {
     let Some(value) = value else {
         return unreadable("the record has no value");
     };
@@ -189,7 +185,13 @@ mod tests {
         assert_eq!((copy.topic, copy.partition), (Topic::Retry(0), 2));
         let value = copy.record.value.expect("value");
         let moved = wire::Waiting::decode(value.clone()).expect("decodes");
-        assert_eq!(moved, wire::Waiting { hop: 1, ..on.clone() });
+        assert_eq!(
+            moved,
+            wire::Waiting {
+                hop: 1,
+                ..on.clone()
+            }
+        );
 
         let copy = next(Some(&value), 0, &layout()).expect("usable");
         assert_eq!((copy.topic, copy.partition), (Topic::Deliveries, 6));
@@ -208,7 +210,10 @@ mod tests {
         assert!(next(Some(&Bytes::from_static(b"\xff\xff")), 0, &layout()).is_err());
         assert!(step(&waiting(&[1_000], 0), 1).is_err(), "another tier");
         assert!(step(&waiting(&[1_000], 1), 0).is_err(), "beyond its path");
-        assert!(step(&waiting(&[1_000, 1_234], 0), 0).is_err(), "no such tier");
+        assert!(
+            step(&waiting(&[1_000, 1_234], 0), 0).is_err(),
+            "no such tier"
+        );
         let changes: [fn(&mut wire::Waiting); 5] = [
             |w| w.format = 99,
             |w| w.partition = 8,

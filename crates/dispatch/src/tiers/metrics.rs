@@ -36,7 +36,10 @@ impl Head {
 }
 
 impl Metrics {
-    pub(crate) fn new(registry: &Registry, time: Arc<BrokerTime>) -> Result<Self, prometheus::Error> {
+    pub(crate) fn new(
+        registry: &Registry,
+        time: Arc<BrokerTime>,
+    ) -> Result<Self, prometheus::Error> {
         let counter = |name: &str, help: &str| -> Result<IntCounter, prometheus::Error> {
             let counter = IntCounter::new(name, help)?;
             registry.register(Box::new(counter.clone()))?;

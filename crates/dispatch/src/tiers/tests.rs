@@ -19,7 +19,6 @@ use memory::{Memory, SimClock};
 const PREFIX: &str = "t.";
 
 struct Stage {
-    memory: Arc<Memory>,
     registry: prometheus::Registry,
     stop: watch::Sender<bool>,
     running: JoinHandle<Result<(), TiersError>>,
@@ -55,7 +54,6 @@ fn start(memory: &Arc<Memory>) -> Stage {
     let (stop, stopped) = watch::channel(false);
     memory.tell(MemberEvent::Assigned(everything()));
     Stage {
-        memory: Arc::clone(memory),
         registry,
         stop,
         running: tokio::spawn(tiers.run(stopped)),
@@ -186,7 +184,11 @@ async fn a_clock_that_steps_back_makes_nothing_early() {
     memory.wait_for(&back(), 3).await;
     assert!(first.elapsed() >= Duration::from_secs(5));
     // Late by the step at most, and in order.
-    assert!(first.elapsed() < Duration::from_millis(9_300), "{:?}", first.elapsed());
+    assert!(
+        first.elapsed() < Duration::from_millis(9_300),
+        "{:?}",
+        first.elapsed()
+    );
     assert_eq!(tickets(&memory), [0, 1, 2]);
     stage.stop().await.expect("stops");
 }
@@ -220,7 +222,13 @@ async fn stopping_commits_and_going_on_repeats_nothing() {
     }
     memory.wait_for(&back(), 10).await;
     stage.stop().await.expect("stops");
-    assert_eq!(memory.committed_at(&topic("retry.1s")).expect("committed").offset, 10);
+    assert_eq!(
+        memory
+            .committed_at(&topic("retry.1s"))
+            .expect("committed")
+            .offset,
+        10
+    );
     for ticket in 10..20 {
         send_along(&memory, &[0], ticket);
     }
@@ -241,12 +249,23 @@ async fn a_revoked_partition_is_committed_before_it_is_given_back() {
     while gone.try_recv() != Err(std::sync::mpsc::TryRecvError::Disconnected) {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    assert_eq!(memory.committed_at(&topic("retry.1s")).expect("committed").offset, 1);
+    assert_eq!(
+        memory
+            .committed_at(&topic("retry.1s"))
+            .expect("committed")
+            .offset,
+        1
+    );
     // Nobody copies now …
     send_along(&memory, &[0], 1);
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(tickets(&memory), [0]);
-    assert!(stage.metric("hookline_tiers_oldest_undelivered_seconds").abs() < 0.1);
+    assert!(
+        stage
+            .metric("hookline_tiers_oldest_undelivered_seconds")
+            .abs()
+            < 0.1
+    );
     // … until it is given again.
     memory.tell(MemberEvent::Assigned(vec![topic("retry.1s")]));
     memory.wait_for(&back(), 2).await;
@@ -267,12 +286,19 @@ async fn what_cannot_be_used_goes_to_rejected_and_the_rest_flows_on() {
     send_along(&memory, &[0], 1);
     memory.wait_for(&back(), 1).await;
     let rejected = memory.records(&topic("rejected"));
-    let record = wire::Rejected::decode(rejected[0].value.clone().expect("value")).expect("decodes");
+    let record =
+        wire::Rejected::decode(rejected[0].value.clone().expect("value")).expect("decodes");
     assert_eq!((record.topic.as_str(), record.offset), ("t.retry.1s", 0));
     assert_eq!(record.value, b"\xff\xff\xff".as_slice());
     assert!((stage.metric("hookline_tiers_rejected_total") - 1.0).abs() < 0.1);
     stage.stop().await.expect("stops");
-    assert_eq!(memory.committed_at(&topic("retry.1s")).expect("committed").offset, 2);
+    assert_eq!(
+        memory
+            .committed_at(&topic("retry.1s"))
+            .expect("committed")
+            .offset,
+        2
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -281,8 +307,17 @@ async fn deleted_records_stop_their_partition_and_no_other() {
     for ticket in 0..3 {
         send_along(&memory, &[0], ticket);
     }
-    memory.commit_at(&topic("retry.1s"), Committed { offset: 1, metadata: String::new() });
-    memory.delete_records(&topic("retry.1s").topic, 0, 2).await.expect("deletes");
+    memory.commit_at(
+        &topic("retry.1s"),
+        Committed {
+            offset: 1,
+            metadata: String::new(),
+        },
+    );
+    memory
+        .delete_records(&topic("retry.1s").topic, 0, 2)
+        .await
+        .expect("deletes");
     let stage = start(&memory);
     send_along(&memory, &[1], 9);
     memory.wait_for(&back(), 1).await;
@@ -295,6 +330,8 @@ async fn deleted_records_stop_their_partition_and_no_other() {
 async fn a_failed_appender_ends_the_stage_and_the_next_start_goes_on() {
     let memory = Memory::new(SimClock::new());
     let stage = start(&memory);
+    // It makes its appender first.
+    tokio::time::sleep(Duration::from_millis(1)).await;
     memory.fail_after(3);
     for ticket in 0..10 {
         send_along(&memory, &[0], ticket);
@@ -317,7 +354,13 @@ async fn a_commit_that_fails_is_made_again() {
     send_along(&memory, &[0], 0);
     memory.wait_for(&back(), 1).await;
     tokio::time::sleep(Duration::from_secs(5)).await;
-    assert_eq!(memory.committed_at(&topic("retry.1s")).expect("committed").offset, 1);
+    assert_eq!(
+        memory
+            .committed_at(&topic("retry.1s"))
+            .expect("committed")
+            .offset,
+        1
+    );
     stage.stop().await.expect("stops");
 }
 
@@ -333,6 +376,11 @@ async fn what_waits_too_long_shows() {
     memory.block_appends(false);
     memory.wait_for(&back(), 1).await;
     tokio::time::sleep(Duration::from_millis(10)).await;
-    assert!(stage.metric("hookline_tiers_oldest_undelivered_seconds").abs() < 0.1);
+    assert!(
+        stage
+            .metric("hookline_tiers_oldest_undelivered_seconds")
+            .abs()
+            < 0.1
+    );
     stage.stop().await.expect("stops");
 }

@@ -143,7 +143,7 @@ impl Housekeeper {
         let oldest = shared.config.clock.now().0.saturating_sub(span);
         while !self.signal.stopped() {
             let (start, end) = (partition.start(), partition.end());
-            let step = scan(shared, partition, start, end, false)?;
+            let step = scan(shared, partition, start, end, Look::UntilYoung(oldest))?;
             let young = step.found.iter().find(|f| f.time >= oldest);
             let before = young.map_or(step.next, |f| f.offset);
             if before > start {
@@ -163,7 +163,7 @@ impl Housekeeper {
             if freed >= start {
                 return Ok(());
             }
-            let step = scan(shared, partition, freed, start, false)?;
+            let step = scan(shared, partition, freed, start, Look::Offsets)?;
             let offsets = step.found.iter().map(|f| f.offset).collect();
             remove(shared, partition, offsets, Some(step.next), None)?;
         }
@@ -192,7 +192,7 @@ impl Housekeeper {
         let (latest, upto) = self.latest_of_keys(shared, partition, cleaned.max(from), end)?;
         let (mut at, mut left, mut some_tombstones) = (from, 0, false);
         while at < upto && !self.signal.stopped() {
-            let step = scan(shared, partition, at, upto, true)?;
+            let step = scan(shared, partition, at, upto, Look::Keys)?;
             let mut offsets = Vec::new();
             for found in &step.found {
                 let replaced = found
@@ -234,7 +234,7 @@ impl Housekeeper {
     ) -> Result<(HashMap<Bytes, u64>, u64), JournalError> {
         let (mut latest, mut bytes, mut at) = (HashMap::new(), 0, from);
         while at < end && bytes < KEYS_BYTES_MAX && !self.signal.stopped() {
-            let step = scan(shared, partition, at, end, true)?;
+            let step = scan(shared, partition, at, end, Look::Keys)?;
             for found in step.found {
                 if let Some(key) = found.key {
                     // A copy, so that the key does not hold the record's bytes; and about what an entry costs.
@@ -251,6 +251,16 @@ impl Housekeeper {
         }
         Ok((latest, at))
     }
+}
+
+/// What a scan is after.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Look {
+    Offsets,
+    /// Keys and tombstones, too.
+    Keys,
+    /// Up to the first record of that time or later.
+    UntilYoung(i64),
 }
 
 struct Step {
@@ -270,7 +280,7 @@ fn scan(
     partition: &Partition,
     from: u64,
     to: u64,
-    keys: bool,
+    look: Look,
 ) -> Result<Step, JournalError> {
     let store = shared.store.read();
     let store = store.as_ref().ok_or_else(|| shared.gone("housekeeping"))?;
@@ -285,7 +295,7 @@ fn scan(
             });
         }
         bytes += stored.len();
-        let (key, tombstone) = if keys {
+        let (key, tombstone) = if look == Look::Keys {
             let record = store::decode(offset, &stored).map_err(failed)?;
             // A tombstone without a key replaces nothing.
             let tombstone = record.value.is_none() && record.key.is_some();
@@ -293,12 +303,20 @@ fn scan(
         } else {
             (None, false)
         };
+        let time = store::decode_time(&stored).map_err(failed)?;
         found.push(Found {
             offset,
-            time: store::decode_time(&stored).map_err(failed)?,
+            time,
             key,
             tombstone,
         });
+        if matches!(look, Look::UntilYoung(oldest) if time >= oldest) {
+            // Mostly the very first: a round over all partitions must cost next to nothing.
+            return Ok(Step {
+                found,
+                next: offset + 1,
+            });
+        }
     }
     Ok(Step { found, next: to })
 }

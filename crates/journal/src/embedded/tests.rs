@@ -235,6 +235,30 @@ async fn a_full_queue_gives_everything_back_and_room_wakes() {
 }
 
 #[tokio::test]
+async fn a_callback_may_be_the_last_to_hold_the_journal() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let journal = open(dir.path());
+    journal
+        .create_topics(&[spec("a", 1, FOREVER)])
+        .await
+        .expect("made");
+    let appender = journal.appender("test").await.expect("an appender");
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let (handed_over, last) = std::sync::mpsc::sync_channel::<Arc<EmbeddedJournal>>(1);
+    let done = Box::new(move |fate: Result<Appended, AppendError>| {
+        drop(last.recv().expect("handed over"));
+        tell.send(fate.is_ok()).expect("waited for");
+    });
+    let taken = append_when_room(&*appender, "a", 0, record("k", "v"), done);
+    taken.await.expect("taken");
+    handed_over.send(journal).expect("received");
+    let told = tokio::time::timeout(Duration::from_secs(10), told).await;
+    assert!(told.expect("in time").expect("told"));
+    let again = open(dir.path());
+    assert_eq!(again.end("a", 0).await.expect("an end"), 1);
+}
+
+#[tokio::test]
 async fn readers_wait_at_the_end_and_are_told_what_is_gone() {
     let dir = tempfile::tempdir().expect("a directory");
     let journal = open(dir.path());

@@ -267,42 +267,15 @@ fn add(
     match command {
         Command::Append {
             partition,
-            mut stored,
+            stored,
             done,
-        } => {
-            let offset = partition.next.fetch_add(1, Ordering::AcqRel);
-            if let Some(time) = stored.first_chunk_mut::<TIME_BYTES>() {
-                *time = now.to_be_bytes();
-            }
-            let id = (partition.topic_id, partition.partition);
-            batch.insert(
-                &store.records,
-                store::record_key(id.0, id.1, offset),
-                stored,
-            );
-            after.ends.entry(id).or_insert_with(|| partition.clone());
-            let appended = Appended {
-                offset: Some(offset),
-                timestamp_ms: Some(now),
-            };
-            after.appended.push((done, appended, partition));
-        }
+        } => add_record(store, batch, (partition, stored, done), now, after),
         Command::Commit {
             group,
             positions,
             told,
         } => {
-            for (at, committed) in &positions {
-                let meta = CommittedMeta {
-                    offset: committed.offset,
-                    metadata: committed.metadata.clone(),
-                };
-                batch.insert(
-                    &store.meta,
-                    store::committed_key(&group, at),
-                    meta.encode_to_vec(),
-                );
-            }
+            add_positions(store, batch, &group, &positions);
             after.committed.push((group, positions));
             after.told.push(told);
         }
@@ -338,6 +311,44 @@ fn add(
             create_topics(shared, store, batch, specs, after);
             after.told.push(told);
         }
+    }
+}
+
+fn add_record(
+    store: &Store,
+    batch: &mut OwnedWriteBatch,
+    (partition, mut stored, done): (Arc<Partition>, Vec<u8>, OnAppended),
+    now: i64,
+    after: &mut AfterBatch,
+) {
+    let offset = partition.next.fetch_add(1, Ordering::AcqRel);
+    if let Some(time) = stored.first_chunk_mut::<TIME_BYTES>() {
+        *time = now.to_be_bytes();
+    }
+    let id = (partition.topic_id, partition.partition);
+    let key = store::record_key(id.0, id.1, offset);
+    batch.insert(&store.records, key, stored);
+    after.ends.entry(id).or_insert_with(|| partition.clone());
+    let appended = Appended {
+        offset: Some(offset),
+        timestamp_ms: Some(now),
+    };
+    after.appended.push((done, appended, partition));
+}
+
+fn add_positions(
+    store: &Store,
+    batch: &mut OwnedWriteBatch,
+    group: &str,
+    positions: &[(TopicPartition, Committed)],
+) {
+    for (at, committed) in positions {
+        let meta = CommittedMeta {
+            offset: committed.offset,
+            metadata: committed.metadata.clone(),
+        };
+        let key = store::committed_key(group, at);
+        batch.insert(&store.meta, key, meta.encode_to_vec());
     }
 }
 

@@ -187,12 +187,8 @@ fn protobuf() {
 
 #[test]
 fn data_of_other_types() {
-    let text = bare(&with(
-        r#","datacontenttype":"text/xml","data":"<a>\n\"é\"</a>""#
-            .replace("\\n", "\\n")
-            .as_str(),
-    ))
-    .expect("event");
+    let xml = r#","datacontenttype":"text/xml","data":"<a>\n\"é\"</a>""#;
+    let text = bare(&with(xml)).expect("event");
     assert_eq!(text.data, "<a>\n\"é\"</a>");
     let string = bare(&with(r#","data":"plain""#)).expect("event");
     assert_eq!(string.data, "\"plain\"", "a JSON string is JSON");
@@ -380,6 +376,9 @@ fn any_event() -> impl Strategy<Value = wire::Event> {
         )
 }
 
+/// What matters is that the call came back.
+fn survives<T>(_: T) {}
+
 proptest! {
     #[test]
     fn what_is_written_reads_back_the_same(event in any_event()) {
@@ -400,7 +399,7 @@ proptest! {
         headers.extend(media.map(|m| ("content-type".to_owned(), Bytes::from(m))));
         headers.push(("ce_id".into(), Bytes::from(bytes.clone())));
         let value = Bytes::from(bytes);
-        let _ = parse(Input { key: key.as_deref(), value: Some(&value), headers: &headers }, 10_000).is_ok();
+        survives(parse(Input { key: key.as_deref(), value: Some(&value), headers: &headers }, 10_000));
     }
 
     #[test]
@@ -410,6 +409,6 @@ proptest! {
             *place = byte;
         }
         value.truncate(cut.max(1));
-        let _ = read(&[], value).is_ok();
+        survives(read(&[], value));
     }
 }

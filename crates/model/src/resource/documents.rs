@@ -9,6 +9,10 @@ use crate::ids::Slug;
 
 /// Resources of one file.
 const RESOURCES_MAX: usize = 10_000;
+/// Bytes of one file.
+const BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Brackets that may be open at once. No resource needs ten; the YAML reader takes quadratic time over many.
+const OPEN_MAX: u32 = 200;
 
 /// Reads a resource file: YAML documents separated by `---`, or JSON (one object, or a list of them).
 ///
@@ -128,6 +132,17 @@ fn read_project(map: &Map<String, Value>) -> Result<ProjectSpec, Vec<FieldError>
 /// The documents with their numbers, lists taken apart.
 fn split(text: &str) -> Result<Vec<(usize, Value)>, FieldError> {
     let text = text.trim_start_matches('\u{feff}');
+    if text.len() > BYTES_MAX {
+        return Err(FieldError::new("", "a file may have 16 MiB; split it"));
+    }
+    if open_brackets(text) > OPEN_MAX {
+        return Err(FieldError::new(
+            "",
+            format!(
+                "more than {OPEN_MAX} brackets are open at once; one is not closed, or it is no resource file"
+            ),
+        ));
+    }
     let documents = match yaml(text) {
         Ok(documents) => documents,
         // Nearly all JSON is YAML. What is not (tabs, pairs of \u escapes) is read as JSON, unless a key stands twice, which JSON would
@@ -152,6 +167,20 @@ fn split(text: &str) -> Result<Vec<(usize, Value)>, FieldError> {
         ));
     }
     Ok((1..).zip(all).collect())
+}
+
+/// The most brackets open at once, those in text and comments counted too: an estimate to guard against accidents, made in one pass.
+fn open_brackets(text: &str) -> u32 {
+    let (mut open, mut most) = (0u32, 0);
+    for byte in text.bytes() {
+        match byte {
+            b'[' | b'{' => open += 1,
+            b']' | b'}' => open = open.saturating_sub(1),
+            _ => {}
+        }
+        most = most.max(open);
+    }
+    most
 }
 
 fn yaml(text: &str) -> Result<Vec<Value>, FieldError> {

@@ -411,17 +411,20 @@ fn secrets_in_the_wrong_place_are_not_repeated() {
     assert!(!found.contains("s3cret"), "{found}");
 }
 
+/// What matters is that the call came back.
+fn survives<T>(_: T) {}
+
 proptest! {
     #[test]
     fn arbitrary_text_never_panics(text in "\\PC{0,60}", tail in "[a-z0-9:\\[\\]{}, \n\"'-]{0,80}") {
-        let _ = parse_documents(&text).is_ok();
-        let _ = parse_documents(&format!("{MINIMAL}{tail}")).is_ok();
+        survives(parse_documents(&text));
+        survives(parse_documents(&format!("{MINIMAL}{tail}")));
     }
 
     #[test]
     fn any_key_may_have_any_value(key in proptest::sample::select(vec!["kind", "project", "name", "title", "url", "events", "filter", "preset", "state", "method", "headers", "connector", "ordered", "batch", "body", "success", "deadline", "rate_limit", "verification", "retry"]), value in proptest::sample::select(vec!["7", "-1", "1.5", "true", "[]", "{}", "[[1]]", "{a: {b: 1}}", "x", "\"\"", "1e999", "99999999999999999999"])) {
         let lines: Vec<_> = MINIMAL.lines().filter(|l| !l.starts_with(&format!("{key}:"))).collect();
-        let _ = parse_documents(&format!("{}\n{key}: {value}\n", lines.join("\n"))).is_ok();
-        let _ = parse_documents(&format!("{MINIMAL}\nretry: {{schedule: {value}, jitter: {value}, rest: {value}, permanent: [{value}]}}\n")).is_ok();
+        survives(parse_documents(&format!("{}\n{key}: {value}\n", lines.join("\n"))));
+        survives(parse_documents(&format!("{MINIMAL}\nretry: {{schedule: {value}, jitter: {value}, rest: {value}, permanent: [{value}]}}\n")));
     }
 }

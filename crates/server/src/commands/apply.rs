@@ -12,9 +12,8 @@ use serde_json::{Value, json};
 use super::configure;
 use crate::cli::ApplyArgs;
 use crate::clock::SystemClock;
-use crate::engine::{Access, System};
+use crate::engine::{Access, System, url_policy};
 use crate::output::{Chain, Exit, say, say_json};
-use crate::pipeline::url_policy;
 
 /// The largest file of resources: a hundred thousand webhooks.
 const FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
@@ -71,7 +70,9 @@ fn check(args: &ApplyArgs, urls: &UrlPolicy) -> Result<Vec<Resource>, Exit> {
 fn read(file: &Path) -> std::io::Result<String> {
     let mut text = String::new();
     if file == Path::new("-") {
-        std::io::stdin().take(FILE_BYTES_MAX).read_to_string(&mut text)?;
+        std::io::stdin()
+            .take(FILE_BYTES_MAX)
+            .read_to_string(&mut text)?;
     } else {
         std::fs::File::open(file)?
             .take(FILE_BYTES_MAX)
@@ -94,11 +95,7 @@ fn refused(resource: &Resource, urls: &UrlPolicy) -> Option<String> {
     })
 }
 
-async fn write_all(
-    registry: &Registry,
-    resources: Vec<Resource>,
-    json: bool,
-) -> Result<(), Exit> {
+async fn write_all(registry: &Registry, resources: Vec<Resource>, json: bool) -> Result<(), Exit> {
     for resource in resources {
         let (what, written) = match resource {
             Resource::Project(spec) => {
@@ -176,6 +173,8 @@ fn show(what: &str, line: &Value) -> Result<(), Exit> {
     ))?;
     match text("secret") {
         secret if secret.is_empty() => Ok(()),
-        secret => say(format_args!("secret {secret}   (shown this once; requests are signed with it)")),
+        secret => say(format_args!(
+            "secret {secret}   (shown this once; requests are signed with it)"
+        )),
     }
 }

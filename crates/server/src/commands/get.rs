@@ -1,7 +1,5 @@
 //! `hookline get`: what is registered. Secrets are never shown.
 
-use std::fmt::Write as _;
-
 use hookline_model::ids::WebhookUid;
 use hookline_registry::{Layout, ProjectEntry, Snapshot, WebhookEntry};
 use serde_json::{Value, json};
@@ -29,15 +27,24 @@ fn show(args: &GetArgs, snapshot: &Snapshot) -> Result<(), Exit> {
     let (what, found) = match args.kind {
         GetKind::Projects => ("project", projects(args, snapshot)),
         GetKind::Webhooks => ("webhook", webhooks(args, snapshot)?),
-        GetKind::Layout => ("layout", snapshot.layout().map(|l| layout(l)).into_iter().collect()),
+        GetKind::Layout => (
+            "layout",
+            snapshot.layout().map(|l| layout(l)).into_iter().collect(),
+        ),
     };
     match (&args.name, found.as_slice()) {
         (Some(name), []) => {
             let project = args.project.as_deref();
-            let place = project.map(|p| format!(" in project {p}")).unwrap_or_default();
+            let place = project
+                .map(|p| format!(" in project {p}"))
+                .unwrap_or_default();
             Err(Exit::failed(format!("there is no {what} {name}{place}")))
         }
-        (Some(_), [one]) if args.output.json() => say_json(one),
+        (_, [one])
+            if args.output.json() && (args.name.is_some() || args.kind == GetKind::Layout) =>
+        {
+            say_json(one)
+        }
         _ if args.output.json() => say_json(&Value::from(found)),
         _ => table(&found),
     }
@@ -62,7 +69,10 @@ fn project(entry: &ProjectEntry) -> Value {
 
 /// Those of that name or uid. A name that stands in several projects needs the project, so that nobody acts on the wrong one.
 fn webhooks(args: &GetArgs, snapshot: &Snapshot) -> Result<Vec<Value>, Exit> {
-    let uid = args.name.as_ref().and_then(|name| name.parse::<WebhookUid>().ok());
+    let uid = args
+        .name
+        .as_ref()
+        .and_then(|name| name.parse::<WebhookUid>().ok());
     let mut found: Vec<_> = snapshot
         .webhooks()
         .filter(|w| args.project.as_ref().is_none_or(|p| *p == *w.project))
@@ -111,7 +121,16 @@ fn merge(shown: &mut Value, settings: serde_json::Result<Value>) {
 
 /// Columns of a table for people.
 const COLUMNS: [&str; 10] = [
-    "project", "id", "name", "state", "url", "title", "partitions", "tier_partitions", "uid", "version",
+    "project",
+    "id",
+    "name",
+    "state",
+    "url",
+    "title",
+    "partitions",
+    "tier_partitions",
+    "uid",
+    "version",
 ];
 
 fn table(rows: &[Value]) -> Result<(), Exit> {
@@ -128,13 +147,18 @@ fn table(rows: &[Value]) -> Result<(), Exit> {
             .map(|row| columns.iter().map(|c| cell(row.get(c))).collect()),
     );
     let widths: Vec<usize> = (0..columns.len())
-        .map(|i| lines.iter().map(|line| line[i].chars().count()).max().unwrap_or(0))
+        .map(|i| {
+            lines
+                .iter()
+                .map(|line| line[i].chars().count())
+                .max()
+                .unwrap_or(0)
+        })
         .collect();
     for line in lines {
         let mut text = String::new();
         for (cell, width) in line.iter().zip(&widths) {
-            // Writing to a String cannot fail.
-            let _: std::fmt::Result = write!(text, "{cell:<width$}  ");
+            text.push_str(&format!("{cell:<width$}  "));
         }
         say(text.trim_end())?;
     }

@@ -41,7 +41,11 @@ pub(crate) async fn run(args: PublishArgs) -> Result<(), Exit> {
     let opened = Publisher::open(&system.journal(), prefix, system.clock.clone()).await;
     let done = match opened {
         Err(error) => Err(Exit::from_error(&error)),
-        Ok(publisher) => Publishing::new(args.output.json()).all(&publisher, input, defaults).await,
+        Ok(publisher) => {
+            Publishing::new(args.output.json())
+                .all(&publisher, input, defaults)
+                .await
+        }
     };
     system.opened.close().await;
     done
@@ -138,7 +142,13 @@ impl Publishing {
                 Line::Read(line) if line.trim_ascii().is_empty() => continue,
                 Line::Read(line) => publisher.publish_line(&line, &defaults).await,
                 Line::TooLong => {
-                    self.wrong(number, &format!("longer than {LINE_BYTES_MAX} bytes: an event is at most {} bytes", limits::EVENT_BYTES_MAX));
+                    self.wrong(
+                        number,
+                        &format!(
+                            "longer than {LINE_BYTES_MAX} bytes: an event is at most {} bytes",
+                            limits::EVENT_BYTES_MAX
+                        ),
+                    );
                     continue;
                 }
                 Line::Broken(error) => {
@@ -148,7 +158,9 @@ impl Publishing {
             };
             match handed {
                 Ok(ack) => self.under_way.push_back((number, ack)),
-                Err(error @ PublishError::Line(_)) => self.wrong(number, &Chain(&error).to_string()),
+                Err(error @ PublishError::Line(_)) => {
+                    self.wrong(number, &Chain(&error).to_string())
+                }
                 Err(error) => {
                     // The journal takes no more; what was handed over still gets its answer.
                     self.wrong(number, &Chain(&error).to_string());

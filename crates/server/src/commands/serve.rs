@@ -13,18 +13,22 @@ use crate::{logs, pipeline, secrets};
 ///
 /// # Errors
 /// When it cannot start, or something failed that nothing works without.
-pub(crate) async fn run(args: ServeArgs) -> Result<(), Exit> {
+pub(crate) async fn run(mut args: ServeArgs) -> Result<(), Exit> {
+    args.roles.sort_unstable();
+    args.roles.dedup();
     let config = Arc::new(Config::load(&args.config.config)?);
     logs::start(&config.log);
     announce(&config, &args.roles);
     // A key that is no key is told at once, not after a broker has answered.
     secrets::load(&config)?;
     let mut process = Process::begin(&config).await?;
-    say(format_args!("listening on http://{}", process.address))?;
+    if say(format_args!("listening on http://{}", process.address)).is_err() {
+        tracing::debug!("nobody reads the standard output");
+    }
     match process.open(&config).await {
         Ok(Some(system)) => {
             pipeline::start(&mut process, &system, &args.roles)?;
-            tracing::info!(address = %process.address, "ready");
+            tracing::info!(http = %process.address, "ready");
             process.finish().await
         }
         Ok(None) => {

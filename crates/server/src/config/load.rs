@@ -5,9 +5,11 @@ use std::path::Path;
 
 use hookline_journal::JournalError;
 
-use super::keys::{self, KAFKA, KEYS, Key, SECTIONS, SECRETS_KEY};
+use super::keys::{self, KAFKA, KEYS, Key, SECRETS_KEY, SECTIONS};
 use super::read::{self, Value};
-use super::{Config, ConfigError, ConfigErrors, Engine, JournalConfig, LogConfig, LogFormat, OutgoingConfig};
+use super::{
+    Config, ConfigError, ConfigErrors, Engine, JournalConfig, LogConfig, LogFormat, OutgoingConfig,
+};
 
 /// Every key's value, and the properties of the Kafka client.
 #[derive(Debug, Clone, Default)]
@@ -51,7 +53,9 @@ pub(crate) fn load(
         errors: Vec::new(),
     };
     written.file(&table);
-    let mut variables: Vec<_> = env.filter(|(name, _)| name.starts_with("HOOKLINE_")).collect();
+    let mut variables: Vec<_> = env
+        .filter(|(name, _)| name.starts_with("HOOKLINE_"))
+        .collect();
     variables.sort();
     for (name, value) in variables {
         written.variable(&name, value);
@@ -111,7 +115,10 @@ impl Written {
                 }
                 other => self.wrong(
                     &format!("{KAFKA}.\"{property}\""),
-                    format!("must be a text, a number or true/false, not {}", read::kind(other)),
+                    format!(
+                        "must be a text, a number or true/false, not {}",
+                        read::kind(other)
+                    ),
                 ),
             }
         }
@@ -200,7 +207,10 @@ fn kafka_errors(properties: &BTreeMap<String, String>) -> Vec<ConfigError> {
 }
 
 fn section_names() -> Vec<String> {
-    SECTIONS.iter().map(|(name, _)| (*name).to_owned()).collect()
+    SECTIONS
+        .iter()
+        .map(|(name, _)| (*name).to_owned())
+        .collect()
 }
 
 fn key_names() -> Vec<String> {
@@ -243,7 +253,10 @@ macro_rules! take {
     ($values:expr, $key:literal, $form:ident) => {
         match $values.keys.get($key) {
             Some(Value::$form(value)) => value.clone(),
-            _ => unreachable!("every declared key has a checked value of its form: {}", $key),
+            _ => unreachable!(
+                "every declared key has a checked value of its form: {}",
+                $key
+            ),
         }
     };
 }

@@ -40,10 +40,12 @@ pub(crate) fn from_env(form: Form, text: &str) -> Result<toml::Value, String> {
             text.parse()
                 .map_err(|_| format!("{text:?} is neither true nor false"))?,
         ),
-        Form::Networks if text.starts_with('[') => toml::from_str::<toml::Table>(&format!("v = {text}"))
-            .ok()
-            .and_then(|mut table| table.remove("v"))
-            .ok_or_else(|| format!("{text:?} is not a list such as [\"10.0.0.0/8\"]"))?,
+        Form::Networks if text.starts_with('[') => {
+            toml::from_str::<toml::Table>(&format!("v = {text}"))
+                .ok()
+                .and_then(|mut table| table.remove("v"))
+                .ok_or_else(|| format!("{text:?} is not a list such as [\"10.0.0.0/8\"]"))?
+        }
         Form::Networks => toml::Value::Array(
             text.split(',')
                 .map(str::trim)
@@ -78,9 +80,7 @@ pub(crate) fn check(form: Form, value: &toml::Value, dir: &Path) -> Result<Value
 pub(crate) fn preset(form: Form, preset: Preset, dir: &Path) -> Result<Value, String> {
     let written = match preset {
         Preset::Text(text) => toml::Value::from(text),
-        Preset::Number(number) => {
-            toml::Value::Integer(i64::try_from(number).unwrap_or(i64::MAX))
-        }
+        Preset::Number(number) => toml::Value::Integer(i64::try_from(number).unwrap_or(i64::MAX)),
         Preset::Flag(flag) => toml::Value::Boolean(flag),
         Preset::Span(span) => return Ok(Value::Span(span)),
         Preset::Nothing => toml::Value::Array(Vec::new()),
@@ -177,9 +177,7 @@ fn networks(value: &toml::Value) -> Result<Value, String> {
         let network = entry
             .parse::<IpNet>()
             .or_else(|_| entry.parse::<std::net::IpAddr>().map(IpNet::from))
-            .map_err(|_| {
-                format!("{entry:?} is not a network such as 10.0.0.0/8 or an address")
-            })?;
+            .map_err(|_| format!("{entry:?} is not a network such as 10.0.0.0/8 or an address"))?;
         if network.prefix_len() == 0 {
             return Err(format!(
                 "{entry:?} is everything: the guard would be off; name the networks you mean"
@@ -191,8 +189,7 @@ fn networks(value: &toml::Value) -> Result<Value, String> {
 }
 
 fn store_url(text: &str, dir: &Path) -> Result<Value, String> {
-    let problem =
-        || "must be sqlite://FILE or postgres://USER@HOST/DATABASE".to_owned();
+    let problem = || "must be sqlite://FILE or postgres://USER@HOST/DATABASE".to_owned();
     let (scheme, rest) = text.split_once("://").ok_or_else(problem)?;
     match scheme {
         "sqlite" if !rest.is_empty() => Ok(Value::Text(format!(

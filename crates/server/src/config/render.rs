@@ -1,7 +1,5 @@
 //! The configuration in print: the effective one, and the reference page of all keys.
 
-use std::fmt::Write as _;
-
 use hookline_model::units;
 
 use super::keys::{Form, KAFKA, KEYS, Key, Preset, SECTIONS};
@@ -22,13 +20,19 @@ pub(crate) fn effective(values: &Values) -> String {
         if section == KAFKA {
             for (property, value) in &values.kafka {
                 let value = if secret(property) { REDACTED } else { value };
-                line(&mut out, format_args!("{} = {}", quoted(property), quoted(value)));
+                line(
+                    &mut out,
+                    format_args!("{} = {}", quoted(property), quoted(value)),
+                );
             }
         }
         for key in KEYS.iter().filter(|key| key.section == section) {
             if let Some(value) = values.keys.get(&key.path()) {
                 let danger = dangerous(key, value);
-                line(&mut out, format_args!("{} = {}{danger}", key.name, written(key, value)));
+                line(
+                    &mut out,
+                    format_args!("{} = {}{danger}", key.name, written(key, value)),
+                );
             }
         }
     }
@@ -36,16 +40,24 @@ pub(crate) fn effective(values: &Values) -> String {
 }
 
 fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
-    // Writing to a String cannot fail.
-    drop(writeln!(out, "{text}"));
+    out.push_str(&text.to_string());
+    out.push('\n');
 }
 
 /// Whether a property of the Kafka client may hold a secret.
 fn secret(property: &str) -> bool {
     let property = property.to_ascii_lowercase();
-    ["password", "secret", "key.pem", "oauthbearer.config", "jaas", "assertion", "token"]
-        .iter()
-        .any(|part| property.contains(part))
+    [
+        "password",
+        "secret",
+        "key.pem",
+        "oauthbearer.config",
+        "jaas",
+        "assertion",
+        "token",
+    ]
+    .iter()
+    .any(|part| property.contains(part))
 }
 
 fn dangerous(key: &Key, value: &Value) -> &'static str {
@@ -114,7 +126,10 @@ pub(crate) fn reference() -> String {
             out.push_str(KAFKA_NOTES);
             continue;
         }
-        line(&mut out, format_args!("| key | value | default | environment |"));
+        line(
+            &mut out,
+            format_args!("| key | value | default | environment |"),
+        );
         line(&mut out, format_args!("|---|---|---|---|"));
         for key in KEYS.iter().filter(|key| key.section == section) {
             line(
@@ -197,7 +212,12 @@ mod tests {
             "postgres://u:[redacted]@host/db?[redacted]"
         );
         assert_eq!(without_password("postgres://host/db"), "postgres://host/db");
-        for property in ["sasl.password", "ssl.key.password", "ssl.key.pem", "sasl.oauthbearer.client.secret"] {
+        for property in [
+            "sasl.password",
+            "ssl.key.password",
+            "ssl.key.pem",
+            "sasl.oauthbearer.client.secret",
+        ] {
             assert!(secret(property), "{property}");
         }
         assert!(!secret("bootstrap.servers") && !secret("ssl.key.location"));

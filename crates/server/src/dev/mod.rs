@@ -56,7 +56,7 @@ pub(crate) async fn run(args: DevArgs) -> Result<(), Exit> {
     log(&home, &config, live)?;
     announce(&config, &Role::ALL);
     secrets::load(&config)?;
-    let mut process = Process::begin(&config).await?;
+    let mut process = Process::begin(&config).await.map_err(with_hint)?;
     match begin(&mut process, &config, &home, &args, live).await {
         Ok(true) => {
             process.finish().await?;
@@ -73,6 +73,17 @@ pub(crate) async fn run(args: DevArgs) -> Result<(), Exit> {
             process.stop().await;
             Err(exit)
         }
+    }
+}
+
+/// A taken port is the trouble that people meet most.
+fn with_hint(exit: Exit) -> Exit {
+    match exit {
+        Exit::Failed(mut lines) if lines.iter().any(|line| line.starts_with("http.listen")) => {
+            lines.push("--listen 127.0.0.1:0 takes a free port".into());
+            Exit::Failed(lines)
+        }
+        other => other,
     }
 }
 

@@ -24,7 +24,7 @@ const FRAME_EVERY: Duration = Duration::from_millis(250);
 /// How often the plain form sums up.
 const SUMMARY_EVERY: Duration = Duration::from_secs(5);
 /// Lines of attempts per second in the plain form; what goes beyond is counted.
-const LINES_PER_SECOND: u32 = 10;
+const LINES_PER_SECOND: u32 = 5;
 
 /// Where the picture comes from: what every user has, too.
 pub(super) struct Watch {
@@ -116,7 +116,7 @@ impl Watch {
                 () = told(&mut stop) => return Ok(()),
                 _ = second.tick() => {
                     if unsaid > 0 {
-                        line(format!("… and {unsaid} more attempts of note"))?;
+                        line(format!("… and {unsaid} more like these"))?;
                     }
                     (room, unsaid) = (LINES_PER_SECOND, 0);
                     measure(&mut picture, &self.metrics, &self.registry, began.elapsed());
@@ -185,9 +185,15 @@ fn note_of(item: &Result<TailItem, TailError>) -> Option<String> {
     }
 }
 
-/// Everything but what goes as it should at once, and what happened before the start.
+/// First failures, retries that succeeded, and ends: neither what goes as it should at once, nor what failed before and fails again, nor
+/// what happened before the start.
 fn of_note(attempt: &AttemptLine, started_ms: i64) -> bool {
-    attempt.started_ms >= started_ms && (attempt.outcome != "delivered" || attempt.attempt > 1)
+    let note = match attempt.outcome {
+        "delivered" => attempt.attempt > 1,
+        "failed" => attempt.attempt == 1,
+        _ => true,
+    };
+    note && attempt.started_ms >= started_ms
 }
 
 /// A line for each webhook that came, went or changed its state.

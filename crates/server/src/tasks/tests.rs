@@ -38,8 +38,17 @@ async fn stages_stop_one_after_another_and_dispatch_drains() {
     let began = Instant::now();
     tasks.stop(GRACE).await;
     assert_eq!(*log.lock(), ["tiers", "fanout", "dispatch", "http"]);
-    assert!(began.elapsed() < Duration::from_secs(22), "{:?}", began.elapsed());
-    assert!(board.states().values().all(|state| *state == State::Stopped));
+    assert!(
+        began.elapsed() < Duration::from_secs(22),
+        "{:?}",
+        began.elapsed()
+    );
+    assert!(
+        board
+            .states()
+            .values()
+            .all(|state| *state == State::Stopped)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -47,7 +56,10 @@ async fn a_task_that_does_not_stop_holds_up_nobody_for_longer_than_the_grace() {
     let log = Arc::default();
     let mut tasks = tasks();
     tasks.start(Kind::Fanout, Box::new(|_| Box::pin(std::future::pending())));
-    tasks.start(Kind::Dispatch, Box::new(|_| Box::pin(std::future::pending())));
+    tasks.start(
+        Kind::Dispatch,
+        Box::new(|_| Box::pin(std::future::pending())),
+    );
     tasks.start(Kind::Http, orderly(&log, Kind::Http, Duration::ZERO));
     let began = Instant::now();
     tasks.stop(GRACE).await;
@@ -82,7 +94,10 @@ async fn a_failing_role_is_started_again_ever_later_and_a_panic_is_counted() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let gaps: Vec<_> = starts.lock().windows(2).map(|w| w[1] - w[0]).collect();
-    assert!(gaps[0] >= BACKOFF_FIRST && gaps[1] >= BACKOFF_FIRST * 2, "{gaps:?}");
+    assert!(
+        gaps[0] >= BACKOFF_FIRST && gaps[1] >= BACKOFF_FIRST * 2,
+        "{gaps:?}"
+    );
     assert_eq!(panics.with_label_values(&["fanout"]).get(), 1);
     assert_eq!(tasks.board().states()[&Kind::Fanout], State::Running);
     tasks.stop(GRACE).await;

@@ -102,7 +102,12 @@ impl Memory {
     }
 
     pub(super) fn records(&self, place: &TopicPartition) -> Vec<StoredRecord> {
-        self.state.lock().logs.get(place).cloned().unwrap_or_default()
+        self.state
+            .lock()
+            .logs
+            .get(place)
+            .cloned()
+            .unwrap_or_default()
     }
 
     pub(super) async fn wait_for(&self, place: &TopicPartition, count: usize) {

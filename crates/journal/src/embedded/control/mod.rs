@@ -3,6 +3,7 @@
 //! The socket lies in the data directory and is open to its owner only. What it carries is described in [`frame`].
 
 mod client;
+mod failure;
 mod frame;
 mod server;
 #[cfg(test)]

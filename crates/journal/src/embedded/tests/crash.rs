@@ -2,6 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -170,7 +171,7 @@ async fn damage_in_the_middle_costs_only_what_is_damaged() {
 const STREAM_DIR: &str = "HOOKLINE_TEST_STREAM_DIR";
 const STREAM_VALUE_BYTES: usize = 3000;
 /// Enough that the store has gone through several log files.
-const STREAM_RECORDS: u64 = 60_000;
+const STREAM_RECORDS: u64 = 48_000;
 const STREAM_KEPT: u64 = 10_000;
 
 fn stream_value(i: u64) -> String {
@@ -191,11 +192,19 @@ async fn stream_until_killed() {
         .expect("made");
     let appender = journal.appender("test").await.expect("an appender");
     let mut i = journal.end("a", 0).await.expect("an end");
+    let said = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(dir.join("acknowledged"))
+        .expect("opens");
+    let said = Arc::new(said);
     loop {
-        let said = dir.join("acknowledged");
+        let said = said.clone();
         let done = Box::new(move |fate: Result<Appended, AppendError>| {
             let offset = fate.expect("stored").offset.expect("an offset");
-            fs::write(said, offset.to_le_bytes()).expect("said");
+            // In one write, so that being killed leaves the old number or the new one.
+            said.write_all_at(&offset.to_le_bytes(), 0).expect("said");
         });
         append_when_room(&*appender, "a", 0, record("k", &stream_value(i)), done)
             .await

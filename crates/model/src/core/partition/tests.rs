@@ -394,9 +394,8 @@ fn log() -> impl Strategy<Value = Vec<Record>> {
         0_u64..6,
     );
     proptest::collection::vec(step, 1..25).prop_map(|steps| {
-        let mut event = 0;
         let mut written: Vec<Record> = Vec::new();
-        for (webhooks, back) in steps {
+        for (event, (webhooks, back)) in (0_u64..).zip(steps) {
             if back == 5 {
                 let again: Vec<Record> = written.iter().rev().take(3).rev().cloned().collect();
                 written.extend(again);
@@ -405,7 +404,6 @@ fn log() -> impl Strategy<Value = Vec<Record>> {
                 event,
                 webhooks: webhooks.into_iter().collect(),
             });
-            event += 1;
         }
         written
     })
