@@ -138,7 +138,12 @@ async fn a_reader_starts_at_any_offset(engine: Engine) {
     let appender = subject.journal.appender("test").await.unwrap();
     let offsets = fill(&*appender, &topic, 0, 20).await;
     for (n, from) in offsets.iter().enumerate() {
-        let read = read_to_end(&*subject.journal, &topic, 0, *from).await;
+        let client = if n % 2 == 0 {
+            &subject.journal
+        } else {
+            &subject.other
+        };
+        let read = read_to_end(&**client, &topic, 0, *from).await;
         let first = read.first().unwrap();
         assert_eq!((first.offset, text(first)), (*from, n.to_string()));
         assert_eq!(read.len(), 20 - n);
@@ -246,7 +251,7 @@ async fn two_appenders_interleave_and_each_keeps_its_order(engine: Engine) {
 async fn headers_come_back_as_they_went(engine: Engine) {
     let subject = Subject::new(engine).await;
     let topic = subject.topic("headers", 1).await;
-    let appender = subject.journal.appender("test").await.unwrap();
+    let appender = subject.other.appender("test").await.unwrap();
     let headers: Vec<(String, Bytes)> = vec![
         (
             "content-type".into(),
@@ -264,7 +269,7 @@ async fn headers_come_back_as_they_went(engine: Engine) {
     append_and_wait(&*appender, &topic, 0, record)
         .await
         .unwrap();
-    let read = read_to_end(&*subject.journal, &topic, 0, 0).await;
+    let read = read_to_end(&*subject.other, &topic, 0, 0).await;
     assert_eq!(read[0].headers, headers);
     assert_eq!(read[0].header("twice").unwrap(), "2");
 }
@@ -297,7 +302,7 @@ async fn append_time_is_that_of_the_append(engine: Engine) {
 async fn a_record_of_a_mebibyte_goes_through_and_a_larger_one_is_refused(engine: Engine) {
     let subject = Subject::new(engine).await;
     let topic = subject.topic("large", 1).await;
-    let appender = subject.journal.appender("test").await.unwrap();
+    let appender = subject.other.appender("test").await.unwrap();
     let random: Vec<u8> = (0..1 << 20).map(|_| fastrand::u8(..)).collect();
     let bytes = Bytes::from(random);
     let record = Record {
@@ -321,7 +326,7 @@ async fn a_record_of_a_mebibyte_goes_through_and_a_larger_one_is_refused(engine:
     append_and_wait(&*appender, &topic, 0, value("after"))
         .await
         .unwrap();
-    let read = read_to_end(&*subject.journal, &topic, 0, 0).await;
+    let read = read_to_end(&*subject.other, &topic, 0, 0).await;
     assert_eq!(read.len(), 2);
     assert_eq!(read[0].value.as_ref(), Some(&bytes));
     assert_eq!(text(&read[1]), "after");
@@ -332,20 +337,20 @@ async fn what_does_not_exist_is_an_error(engine: Engine) {
     let topic = subject.topic("exists", 1).await;
     let missing = format!("{topic}-not");
     for (topic, partition) in [(&missing, 0), (&topic, 7)] {
-        let reader = subject.journal.reader(topic, partition, 0, BUDGET).await;
+        let reader = subject.other.reader(topic, partition, 0, BUDGET).await;
         assert!(reader.is_err(), "reader of {topic}[{partition}]");
-        let end = subject.journal.end(topic, partition).await;
+        let end = subject.other.end(topic, partition).await;
         assert!(
             matches!(end, Err(JournalError::NoPartition { .. })),
             "{end:?}"
         );
-        let start = subject.journal.start(topic, partition).await;
+        let start = subject.other.start(topic, partition).await;
         assert!(
             matches!(start, Err(JournalError::NoPartition { .. })),
             "{start:?}"
         );
     }
-    let appender = subject.journal.appender("test").await.unwrap();
+    let appender = subject.other.appender("test").await.unwrap();
     let refused = append_and_wait(&*appender, &topic, 7, value("x")).await;
     assert!(
         matches!(refused, Err(AppendError::NoPartition { .. })),
@@ -359,23 +364,16 @@ async fn what_does_not_exist_is_an_error(engine: Engine) {
 async fn deleted_records_are_gone_and_reading_them_says_so(engine: Engine) {
     let subject = Subject::new(engine).await;
     let topic = subject.topic("deleted", 1).await;
-    let appender = subject.journal.appender("test").await.unwrap();
+    let appender = subject.other.appender("test").await.unwrap();
     let offsets = fill(&*appender, &topic, 0, 10).await;
     let cut = offsets[4];
-    subject
-        .journal
-        .delete_records(&topic, 0, cut)
-        .await
-        .unwrap();
-    assert_eq!(subject.journal.start(&topic, 0).await.unwrap(), cut);
-    assert_eq!(
-        subject.journal.end(&topic, 0).await.unwrap(),
-        offsets[9] + 1
-    );
-    let read = read_to_end(&*subject.journal, &topic, 0, cut).await;
+    subject.other.delete_records(&topic, 0, cut).await.unwrap();
+    assert_eq!(subject.other.start(&topic, 0).await.unwrap(), cut);
+    assert_eq!(subject.other.end(&topic, 0).await.unwrap(), offsets[9] + 1);
+    let read = read_to_end(&*subject.other, &topic, 0, cut).await;
     assert_eq!(read.len(), 6);
     let mut reader = subject
-        .journal
+        .other
         .reader(&topic, 0, offsets[1], BUDGET)
         .await
         .unwrap();
@@ -389,11 +387,11 @@ async fn deleted_records_are_gone_and_reading_them_says_so(engine: Engine) {
     assert_eq!((position, start), (offsets[1], cut));
     // Deleting less than is deleted changes nothing.
     subject
-        .journal
+        .other
         .delete_records(&topic, 0, offsets[2])
         .await
         .unwrap();
-    assert_eq!(subject.journal.start(&topic, 0).await.unwrap(), cut);
+    assert_eq!(subject.other.start(&topic, 0).await.unwrap(), cut);
 }
 
 async fn offsets_go_on_after_everything_was_deleted(engine: Engine) {
@@ -422,11 +420,11 @@ async fn offsets_go_on_after_everything_was_deleted(engine: Engine) {
 async fn a_position_beyond_the_end_says_so(engine: Engine) {
     let subject = Subject::new(engine).await;
     let topic = subject.topic("beyond", 1).await;
-    let appender = subject.journal.appender("test").await.unwrap();
+    let appender = subject.other.appender("test").await.unwrap();
     let offsets = fill(&*appender, &topic, 0, 3).await;
     let beyond = offsets[2] + 100;
     let mut reader = subject
-        .journal
+        .other
         .reader(&topic, 0, beyond, BUDGET)
         .await
         .unwrap();
@@ -440,8 +438,8 @@ async fn a_position_beyond_the_end_says_so(engine: Engine) {
 async fn a_waiting_reader_wakes_and_loses_nothing_when_cancelled(engine: Engine) {
     let subject = Subject::new(engine).await;
     let topic = subject.topic("wakes", 1).await;
-    let appender = subject.journal.appender("test").await.unwrap();
-    let mut reader = subject.journal.reader(&topic, 0, 0, BUDGET).await.unwrap();
+    let appender = subject.other.appender("test").await.unwrap();
+    let mut reader = subject.other.reader(&topic, 0, 0, BUDGET).await.unwrap();
     assert_eq!(reader.position(), 0);
     let mut seen = Vec::new();
     for n in 0..30 {
@@ -475,7 +473,7 @@ async fn a_waiting_reader_wakes_and_loses_nothing_when_cancelled(engine: Engine)
     assert_eq!(seen, expected);
     assert_eq!(
         reader.position(),
-        subject.journal.end(&topic, 0).await.unwrap()
+        subject.other.end(&topic, 0).await.unwrap()
     );
 }
 

@@ -163,7 +163,7 @@ async fn two_members_share_and_revoke_before_assign(engine: Engine) {
     let holders = Arc::new(Holders::default());
     let mut a = Follower::join(&*subject.journal, group(&name, &topic, "a"), &holders).await;
     holds(&holders, "a", SOON, 4).await;
-    let mut b = Follower::join(&*subject.other, group(&name, &topic, "b"), &holders).await;
+    let mut b = Follower::join(&**subject.peer(), group(&name, &topic, "b"), &holders).await;
     holds(&holders, "b", SOON, 2).await;
     holds(&holders, "a", SOON, 2).await;
     a.leave().await;
@@ -179,7 +179,7 @@ async fn a_member_that_leaves_gives_back(engine: Engine) {
     let mut a = Follower::join(&*subject.journal, group(&name, &topic, "a"), &holders).await;
     holds(&holders, "a", SOON, 2).await;
     a.leave().await;
-    let mut b = Follower::join(&*subject.other, group(&name, &topic, "b"), &holders).await;
+    let mut b = Follower::join(&**subject.peer(), group(&name, &topic, "b"), &holders).await;
     // It left: nobody waits for a session to run out.
     holds(&holders, "b", SESSION - Duration::from_secs(1), 2).await;
     b.leave().await;
@@ -197,7 +197,7 @@ async fn a_dropped_member_gives_back(engine: Engine) {
     wait_for_assignment(&mut *member).await;
     drop(member);
     let holders = Arc::new(Holders::default());
-    let mut b = Follower::join(&*subject.other, group(&name, &topic, "b"), &holders).await;
+    let mut b = Follower::join(&**subject.peer(), group(&name, &topic, "b"), &holders).await;
     holds(&holders, "b", SOON, 2).await;
     b.leave().await;
 }
@@ -259,7 +259,7 @@ async fn a_commit_checks_no_partition(engine: Engine) {
     let name = subject.name("unchecked");
     let holders = Arc::new(Holders::default());
     let mut a = Follower::join(&*subject.journal, group(&name, &topic, "a"), &holders).await;
-    let mut b = Follower::join(&*subject.other, group(&name, &topic, "b"), &holders).await;
+    let mut b = Follower::join(&**subject.peer(), group(&name, &topic, "b"), &holders).await;
     holds(&holders, "a", SOON, 1).await;
     holds(&holders, "b", SOON, 1).await;
     let theirs = holders.of("b").into_iter().next().unwrap();
@@ -342,7 +342,7 @@ async fn a_commit_goes_through_while_a_revoke_waits(engine: Engine) {
     let name = subject.name("during");
     let mut slow = slow_member(&*subject.journal, group(&name, &topic, "slow")).await;
     let holders = Arc::new(Holders::default());
-    let mut b = Follower::join(&*subject.other, group(&name, &topic, "b"), &holders).await;
+    let mut b = Follower::join(&**subject.peer(), group(&name, &topic, "b"), &holders).await;
     let revoked = timeout(SOON, slow.revoked.recv())
         .await
         .expect("a revoke comes");
@@ -364,7 +364,7 @@ async fn the_group_waits_for_a_revoke_to_be_done(engine: Engine) {
     let name = subject.name("waits");
     let mut slow = slow_member(&*subject.journal, group(&name, &topic, "slow")).await;
     let holders = Arc::new(Holders::default());
-    let mut b = Follower::join(&*subject.other, group(&name, &topic, "b"), &holders).await;
+    let mut b = Follower::join(&**subject.peer(), group(&name, &topic, "b"), &holders).await;
     let revoked = timeout(SOON, slow.revoked.recv())
         .await
         .expect("a revoke comes");

@@ -98,8 +98,8 @@ pub(crate) fn sends(stored: &StoredRecord) -> Result<(Vec<Placed>, u64), Unusabl
             stream,
             at,
             payload: Payload { record: record.clone(), index },
-            // Shared by its sends; what each adds is its own entry.
-            bytes: bytes / count.max(1) as usize + 128,
+            // Shared by its sends; what each adds is its own entry, and its share of what decoding takes beside the bytes.
+            bytes: (bytes + 512) / count.max(1) as usize + 128,
         })
     };
     let placed: Result<Vec<_>, _> = (0..count).zip(&record.deliveries.sends).map(place).collect();

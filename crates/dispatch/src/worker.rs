@@ -39,7 +39,7 @@ const LIVE_BATCH: usize = 512;
 const LIVE_BUDGET: ReadBudget = ReadBudget { bytes: 1024 * 1024 };
 
 /// Records of attempts under way at once; what comes meanwhile is bundled.
-const RECORDS_UNDER_WAY: usize = 2;
+const RECORDS_UNDER_WAY: usize = 1;
 
 /// With all places taken and this much waiting, reading on would only fill memory: nothing new could start anyway.
 const ENOUGH_QUEUED: usize = 1_000;

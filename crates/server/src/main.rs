@@ -29,6 +29,10 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
+/// Every event is many small allocations made on one thread and freed on another; the system's allocator keeps such memory to itself.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread()

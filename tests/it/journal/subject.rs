@@ -1,22 +1,27 @@
 //! The engine under test, seen by two clients.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hookline_journal::embedded::{EmbeddedConfig, EmbeddedJournal};
+use hookline_journal::embedded::{EmbeddedConfig, EmbeddedJournal, RemoteJournal};
 use hookline_journal::{Cleanup, Journal, TopicSpec, append_and_wait};
 use hookline_tests::program::{Engine, SystemClock, kafka_journal};
 
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
 use super::{spec, value};
 
-/// Two clients of one engine: with Kafka two connections, with the embedded engine twice the same.
+/// Two clients of one engine: with Kafka two connections, with the embedded engine the journal itself and one through its control socket.
 pub(crate) struct Subject {
     pub(crate) journal: Arc<dyn Journal>,
     pub(crate) other: Arc<dyn Journal>,
     embedded: Option<Arc<EmbeddedJournal>>,
     engine: Engine,
     unique: String,
+    _control: JoinSet<()>,
     _dir: tempfile::TempDir,
 }
 
@@ -24,13 +29,17 @@ impl Subject {
     pub(crate) async fn new(engine: Engine) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut embedded = None;
+        let mut control = JoinSet::new();
         let (journal, other): (Arc<dyn Journal>, Arc<dyn Journal>) = match engine {
             Engine::Kafka => (kafka_journal("one"), kafka_journal("two")),
             Engine::Embedded => {
                 let config = EmbeddedConfig::new(dir.path(), Arc::new(SystemClock));
                 let opened = EmbeddedJournal::open(config).unwrap();
                 embedded = Some(Arc::clone(&opened));
-                (Arc::<EmbeddedJournal>::clone(&opened), opened)
+                let serving = Arc::clone(&opened).serve_control();
+                control.spawn(async move { serving.await.unwrap() });
+                let remote = connect(dir.path()).await;
+                (opened, Arc::new(remote))
             }
         };
         Self {
@@ -39,7 +48,16 @@ impl Subject {
             embedded,
             engine,
             unique: format!("c{:08x}.", fastrand::u32(..)),
+            _control: control,
             _dir: dir,
+        }
+    }
+
+    /// Where the second member of a group joins: groups of the embedded engine have their members in one process.
+    pub(crate) fn peer(&self) -> &Arc<dyn Journal> {
+        match self.engine {
+            Engine::Kafka => &self.other,
+            Engine::Embedded => &self.journal,
         }
     }
 
@@ -124,5 +142,17 @@ impl Subject {
             embedded.housekeep_now().await.unwrap();
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// Connects as soon as the control socket is there.
+async fn connect(dir: &Path) -> RemoteJournal {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        match RemoteJournal::connect(dir).await {
+            Ok(remote) => return remote,
+            Err(error) if Instant::now() > deadline => panic!("{error}"),
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
     }
 }

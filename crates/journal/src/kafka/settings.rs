@@ -188,6 +188,8 @@ impl ClientSettings {
             id,
             &[
                 ("linger.ms", "0"),
+                // While a request is under way the next one gathers what comes: at once when there is little, in batches when there is much.
+                ("max.in.flight.requests.per.connection", "1"),
                 ("message.max.bytes", &REQUEST_BYTES_MAX.to_string()),
                 ("topic.metadata.propagation.max.ms", "5000"),
             ],
