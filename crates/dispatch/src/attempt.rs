@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt as _;
 use hookline_model::body;
 use hookline_model::core::lane::Health;
 use hookline_model::core::partition::{After, Made};
@@ -15,7 +16,6 @@ use hookline_model::signature;
 use hookline_model::time::{Clock, Millis};
 use hookline_model::wire;
 use hookline_registry::WebhookEntry;
-use futures::FutureExt as _;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::guard::UrlPolicy;
@@ -35,13 +35,45 @@ pub(crate) struct Prepared {
     pub(crate) first_try: Millis,
 }
 
-/// What came of it, ready to be recorded.
+/// What came of it, ready to be recorded: encoded already, because that is work for many threads, and the owner of the partition is one.
 pub(crate) struct Judged {
     pub(crate) position: Position,
-    pub(crate) payload: Payload,
-    pub(crate) attempt: wire::Attempt,
     pub(crate) outcome: Outcome,
     pub(crate) health: Health,
+    pub(crate) after: After,
+    pub(crate) made: Made,
+    /// The attempt as an element of [`wire::Attempts`].
+    pub(crate) encoded: Vec<u8>,
+    /// What is needed to write what follows; nothing where nothing does.
+    pub(crate) follow: Option<Box<Follow>>,
+}
+
+/// An attempt from which something follows.
+pub(crate) struct Follow {
+    pub(crate) attempt: wire::Attempt,
+    pub(crate) payload: Payload,
+}
+
+impl Judged {
+    fn new(
+        position: Position,
+        payload: Payload,
+        attempt: wire::Attempt,
+        outcome: Outcome,
+        health: Health,
+    ) -> Self {
+        let after = after(&attempt);
+        Self {
+            position,
+            outcome,
+            health,
+            after,
+            made: made(&attempt),
+            encoded: crate::records::attempt(&attempt),
+            follow: matches!(after, After::Follow(_))
+                .then(|| Box::new(Follow { attempt, payload })),
+        }
+    }
 }
 
 /// What attempts are made with.
@@ -53,35 +85,65 @@ pub(crate) struct Maker {
 
 impl Maker {
     /// Makes the attempt and judges it.
-    pub(crate) async fn attempt(&self, prepared: Prepared) -> Judged {
+    pub(crate) async fn attempt(&self, prepared: Prepared, metrics: &Metrics) -> Judged {
         let number = prepared.made.saturating_add(1);
         let (exchange, request) = match self.request(&prepared, number) {
-            Ok((request, shown)) => (self.transport.exchange(request).await, shown),
-            Err((class, detail)) => (failed(self.clock.now(), class, detail), wire::Request::default()),
+            Ok((request, shown)) => {
+                let exchange = self.transport.exchange(request).await;
+                metrics.duration.observe(exchange.duration.as_secs_f64());
+                (exchange, shown)
+            }
+            Err((class, detail)) => (
+                failed(self.clock.now(), class, detail),
+                wire::Request::default(),
+            ),
         };
         self.judge(prepared, number, exchange, request)
     }
 
-    fn request(&self, prepared: &Prepared, number: u32) -> Result<(OutgoingRequest, wire::Request), (ErrorClass, String)> {
+    fn request(
+        &self,
+        prepared: &Prepared,
+        number: u32,
+    ) -> Result<(OutgoingRequest, wire::Request), (ErrorClass, String)> {
         let settings = &prepared.webhook.settings;
-        let target = self.urls.check(&settings.url).map_err(|refused| (ErrorClass::UrlRefused, refused.to_string()))?;
+        let target = self
+            .urls
+            .check(&settings.url)
+            .map_err(|refused| (ErrorClass::UrlRefused, refused.to_string()))?;
         let invalid = |detail: String| (ErrorClass::RequestInvalid, detail);
-        let built = body::build(settings.body, prepared.payload.event(), prepared.payload.accepted_at());
-        let id = DeliveryId::from_slice(&prepared.payload.send().delivery_id).unwrap_or(DeliveryId([0; 16])).to_string();
+        let built = body::build(
+            settings.body,
+            prepared.payload.event(),
+            prepared.payload.accepted_at(),
+        );
+        let id = DeliveryId::from_slice(&prepared.payload.send().delivery_id)
+            .unwrap_or(DeliveryId([0; 16]))
+            .to_string();
         // Taken just before sending: receivers refuse what is more than five minutes old.
         let timestamp = self.clock.now().0.div_euclid(1000);
-        let keys = prepared.webhook.signing_keys().map_err(|e| invalid(e.to_string()))?;
+        let keys = prepared
+            .webhook
+            .signing_keys()
+            .map_err(|e| invalid(e.to_string()))?;
         let signed = signature::sign(&id, timestamp, &built.bytes, &keys);
         let mut headers = HeaderMap::with_capacity(6 + settings.headers.len());
-        let text = |value: &str| HeaderValue::from_str(value).map_err(|e| invalid(format!("a header value cannot be sent: {e}")));
+        let text = |value: &str| {
+            HeaderValue::from_str(value)
+                .map_err(|e| invalid(format!("a header value cannot be sent: {e}")))
+        };
         for (name, value) in &settings.headers {
-            let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| invalid(format!("header name {name:?} cannot be sent")))?;
+            let name = HeaderName::from_bytes(name.as_bytes())
+                .map_err(|_| invalid(format!("header name {name:?} cannot be sent")))?;
             headers.append(name, text(value)?);
         }
         let mut shown = Vec::with_capacity(4);
         let mut ours = |name: &'static str, value: HeaderValue, show: bool| {
             if show {
-                shown.push(wire::Header { name: name.to_owned(), value: Bytes::copy_from_slice(value.as_bytes()) });
+                shown.push(wire::Header {
+                    name: name.to_owned(),
+                    value: Bytes::copy_from_slice(value.as_bytes()),
+                });
             }
             headers.insert(HeaderName::from_static(name), value);
         };
@@ -92,22 +154,52 @@ impl Maker {
         ours("webhook-timestamp", HeaderValue::from(timestamp), true);
         ours("webhook-signature", text(&signed)?, false);
         ours("hookline-attempt", HeaderValue::from(number), true);
-        let method = http::Method::from_bytes(settings.method.as_str().as_bytes()).map_err(|e| invalid(e.to_string()))?;
+        let method = http::Method::from_bytes(settings.method.as_str().as_bytes())
+            .map_err(|e| invalid(e.to_string()))?;
         let request = wire::Request {
             method: method.to_string(),
             url: settings.url.clone(),
             headers: shown,
             body_bytes: built.bytes.len() as u64,
         };
-        Ok((OutgoingRequest { method, target, headers, body: built.bytes, deadline: settings.deadline }, request))
+        Ok((
+            OutgoingRequest {
+                method,
+                target,
+                headers,
+                body: built.bytes,
+                deadline: settings.deadline,
+            },
+            request,
+        ))
     }
 
-    fn judge(&self, prepared: Prepared, number: u32, exchange: Exchange, request: wire::Request) -> Judged {
+    fn judge(
+        &self,
+        prepared: Prepared,
+        number: u32,
+        exchange: Exchange,
+        request: wire::Request,
+    ) -> Judged {
         let policy = &prepared.webhook.settings.retry;
-        let first_try = if prepared.first_try == Millis(0) { exchange.started_at } else { prepared.first_try };
+        let first_try = if prepared.first_try == Millis(0) {
+            exchange.started_at
+        } else {
+            prepared.first_try
+        };
         let ended = exchange.started_at.plus(exchange.duration);
-        let retry_after = exchange.retry_after.as_deref().and_then(|header| policy::parse_retry_after(header, ended));
-        let facts = Facts { attempt: number, first_try, ended, answer: exchange.answer, retry_after, draw: fastrand::f64() };
+        let retry_after = exchange
+            .retry_after
+            .as_deref()
+            .and_then(|header| policy::parse_retry_after(header, ended));
+        let facts = Facts {
+            attempt: number,
+            first_try,
+            ended,
+            answer: exchange.answer,
+            retry_after,
+            draw: fastrand::f64(),
+        };
         let verdict = policy::decide(policy, &facts);
         let (outcome, next) = follow_up(&verdict, ended);
         let health = match exchange.answer {
@@ -116,7 +208,9 @@ impl Maker {
         };
         let (status, class) = match exchange.answer {
             Answer::Status(status) if outcome == Outcome::Delivered => (status, ""),
-            Answer::Status(status) if (300..400).contains(&status) => (status, ErrorClass::Redirect.as_str()),
+            Answer::Status(status) if (300..400).contains(&status) => {
+                (status, ErrorClass::Redirect.as_str())
+            }
             Answer::Status(status) => (status, ErrorClass::Status.as_str()),
             Answer::Failed(class) => (0, class.as_str()),
         };
@@ -143,18 +237,37 @@ impl Maker {
             request: Some(request),
             response,
             next,
-            ..identity(prepared.position, &prepared.payload, Some(&prepared.webhook))
+            ..identity(
+                prepared.position,
+                &prepared.payload,
+                Some(&prepared.webhook),
+            )
         };
-        Judged { position: prepared.position, payload: prepared.payload, attempt, outcome, health }
+        Judged::new(
+            prepared.position,
+            prepared.payload,
+            attempt,
+            outcome,
+            health,
+        )
     }
 }
 
 /// An outcome reached without an exchange.
 pub(crate) fn without_exchange(
-    position: Position, payload: Payload, webhook: Option<&WebhookEntry>, outcome: Outcome, made: Made, now: Millis, why: &str,
+    position: Position,
+    payload: Payload,
+    webhook: Option<&WebhookEntry>,
+    outcome: Outcome,
+    made: Made,
+    now: Millis,
+    why: &str,
 ) -> Judged {
     // Cancelled is the only final outcome that does not go to `dead`: nobody wants it any more.
-    let next = (outcome != Outcome::Cancelled).then_some(wire::Next { kind: Some(wire::next::Kind::Dead(wire::next::Dead {})), deactivate: false });
+    let next = (outcome != Outcome::Cancelled).then_some(wire::Next {
+        kind: Some(wire::next::Kind::Dead(wire::next::Dead {})),
+        deactivate: false,
+    });
     let attempt = wire::Attempt {
         attempt: made.attempts,
         outcome: wire::Outcome::from(outcome).into(),
@@ -164,10 +277,14 @@ pub(crate) fn without_exchange(
         next,
         ..identity(position, &payload, webhook)
     };
-    Judged { position, payload, attempt, outcome, health: Health::None }
+    Judged::new(position, payload, attempt, outcome, Health::None)
 }
 
-fn identity(position: Position, payload: &Payload, webhook: Option<&WebhookEntry>) -> wire::Attempt {
+fn identity(
+    position: Position,
+    payload: &Payload,
+    webhook: Option<&WebhookEntry>,
+) -> wire::Attempt {
     let (event, send) = (payload.event(), payload.send());
     wire::Attempt {
         send: Some(position.into()),
@@ -193,14 +310,31 @@ fn follow_up(verdict: &Verdict, ended: Millis) -> (Outcome, Option<wire::Next>) 
         Verdict::Delivered => (Outcome::Delivered, None),
         Verdict::Retry { delay } => {
             let kind = match path::plan(*delay) {
-                Plan::InPlace(wait) => Kind::InPlace(InPlace { due_ms: ended.plus(round_up(wait)).0 }),
-                Plan::Tiers(path) => Kind::Retry(Retry { due_ms: ended.plus(path.total_wait()).0, path_ms: path.to_wire() }),
+                Plan::InPlace(wait) => Kind::InPlace(InPlace {
+                    due_ms: ended.plus(round_up(wait)).0,
+                }),
+                Plan::Tiers(path) => Kind::Retry(Retry {
+                    due_ms: ended.plus(path.total_wait()).0,
+                    path_ms: path.to_wire(),
+                }),
             };
-            (Outcome::Failed, Some(wire::Next { kind: Some(kind), deactivate: false }))
+            (
+                Outcome::Failed,
+                Some(wire::Next {
+                    kind: Some(kind),
+                    deactivate: false,
+                }),
+            )
         }
         Verdict::Final { outcome, then } => {
             let deactivate = matches!(then, Then::Deactivate);
-            (*outcome, Some(wire::Next { kind: Some(Kind::Dead(Dead {})), deactivate }))
+            (
+                *outcome,
+                Some(wire::Next {
+                    kind: Some(Kind::Dead(Dead {})),
+                    deactivate,
+                }),
+            )
         }
     }
 }
@@ -212,7 +346,9 @@ fn round_up(wait: Duration) -> Duration {
 
 /// What a recorded attempt leads to. The same for its maker and for a new owner that finds the record.
 pub(crate) fn after(attempt: &wire::Attempt) -> After {
-    let Some(next) = &attempt.next else { return After::Settled };
+    let Some(next) = &attempt.next else {
+        return After::Settled;
+    };
     let records = match &next.kind {
         Some(wire::next::Kind::InPlace(wait)) => return After::InPlace(Millis(wait.due_ms)),
         Some(wire::next::Kind::Retry(_) | wire::next::Kind::Dead(_)) => 1,
@@ -223,7 +359,10 @@ pub(crate) fn after(attempt: &wire::Attempt) -> After {
 
 /// What a recorded attempt says of its run.
 pub(crate) fn made(attempt: &wire::Attempt) -> Made {
-    Made { attempts: attempt.attempt, first_try: Millis(attempt.first_try_ms) }
+    Made {
+        attempts: attempt.attempt,
+        first_try: Millis(attempt.first_try_ms),
+    }
 }
 
 /// An exchange that did not come about.
@@ -244,15 +383,19 @@ pub(crate) fn failed(now: Millis, class: ErrorClass, detail: String) -> Exchange
 pub(crate) async fn make(maker: &Maker, metrics: &Metrics, prepared: Prepared) -> Judged {
     let _under_way = UnderWay::begin(metrics);
     let again = prepared.clone();
-    let made = std::panic::AssertUnwindSafe(maker.attempt(prepared)).catch_unwind().await;
-    let judged = made.unwrap_or_else(|_| {
+    let made = std::panic::AssertUnwindSafe(maker.attempt(prepared, metrics))
+        .catch_unwind()
+        .await;
+    made.unwrap_or_else(|_| {
         metrics.panics.inc();
         let number = again.made.saturating_add(1);
-        let exchange = failed(maker.clock.now(), ErrorClass::Internal, "hookline failed while making this attempt".into());
+        let exchange = failed(
+            maker.clock.now(),
+            ErrorClass::Internal,
+            "hookline failed while making this attempt".into(),
+        );
         maker.judge(again, number, exchange, wire::Request::default())
-    });
-    metrics.duration.observe(f64::from(judged.attempt.duration_ms) / 1000.0);
-    judged
+    })
 }
 
 struct UnderWay(prometheus::IntGauge);

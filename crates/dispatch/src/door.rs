@@ -30,25 +30,45 @@ pub(crate) struct WorkerDoor<'a> {
 /// What to do with a send that was handed out.
 pub(crate) enum Opened {
     /// It goes out.
-    Send { webhook: Arc<WebhookEntry>, place: Place },
+    Send {
+        webhook: Arc<WebhookEntry>,
+        place: Place,
+    },
     /// It ends here.
-    End { webhook: Option<Arc<WebhookEntry>>, outcome: Outcome, why: &'static str },
+    End {
+        webhook: Option<Arc<WebhookEntry>>,
+        outcome: Outcome,
+        why: &'static str,
+    },
 }
 
 impl<'a> WorkerDoor<'a> {
     pub(crate) fn new(shared: &'a Arc<Shared>, snapshot: &Arc<Snapshot>, now: Millis) -> Self {
         let leased = shared.lease.holds(shared.clock.boot());
-        Self { shared, snapshot: snapshot.clone(), now, leased, place: None, lacked: false }
+        Self {
+            shared,
+            snapshot: snapshot.clone(),
+            now,
+            leased,
+            place: None,
+            lacked: false,
+        }
     }
 
     /// The webhook, if the send is still wanted.
-    fn wanted(&self, webhook: WebhookUid, payload: &Payload) -> Result<&Arc<WebhookEntry>, (Outcome, &'static str)> {
+    fn wanted(
+        &self,
+        webhook: WebhookUid,
+        payload: &Payload,
+    ) -> Result<&Arc<WebhookEntry>, (Outcome, &'static str)> {
         let entry = self.snapshot.webhook(webhook).ok_or(DELETED)?;
         let send = payload.send();
         if send.webhook_epoch < entry.epoch || entry.settings.state == State::Inactive {
             return Err(DELETED);
         }
-        if send.first_try_ms != 0 && policy::expired(&entry.settings.retry, Millis(send.first_try_ms), self.now) {
+        if send.first_try_ms != 0
+            && policy::expired(&entry.settings.retry, Millis(send.first_try_ms), self.now)
+        {
             return Err(TOO_OLD);
         }
         Ok(entry)
@@ -60,8 +80,15 @@ impl<'a> WorkerDoor<'a> {
         match (self.place.take(), webhook, send) {
             (Some(place), Some(webhook), true) => Opened::Send { webhook, place },
             (_, webhook, _) => {
-                let (outcome, why) = self.wanted(queued.lane.webhook, &queued.payload).err().unwrap_or(DELETED);
-                Opened::End { webhook, outcome, why }
+                let (outcome, why) = self
+                    .wanted(queued.lane.webhook, &queued.payload)
+                    .err()
+                    .unwrap_or(DELETED);
+                Opened::End {
+                    webhook,
+                    outcome,
+                    why,
+                }
             }
         }
     }
@@ -72,13 +99,20 @@ impl Door<Payload> for WorkerDoor<'_> {
         match self.wanted(webhook, payload) {
             Err(_) => Terms::End,
             Ok(entry) if entry.settings.state == State::Paused => Terms::Wait,
-            Ok(entry) => Terms::Send { rate: entry.settings.rate_limit.map(Rate::per_second) },
+            Ok(entry) => Terms::Send {
+                rate: entry.settings.rate_limit.map(Rate::per_second),
+            },
         }
     }
 
     fn take_place(&mut self, webhook: WebhookUid, suspect: bool) -> bool {
-        let project = self.snapshot.webhook(webhook).map(|entry| entry.project.clone());
-        self.place = project.filter(|_| self.leased).and_then(|project| self.shared.places.take(&project, suspect));
+        let project = self
+            .snapshot
+            .webhook(webhook)
+            .map(|entry| entry.project.clone());
+        self.place = project
+            .filter(|_| self.leased)
+            .and_then(|project| self.shared.places.take(&project, suspect));
         self.lacked |= self.place.is_none();
         self.place.is_some()
     }

@@ -17,7 +17,10 @@ pub(crate) struct Lease {
 impl Lease {
     pub(crate) fn new(session_timeout: Duration) -> Self {
         let margin = LEASE_MARGIN.min(session_timeout / 3);
-        Self { until_ms: AtomicU64::new(0), term: session_timeout - margin }
+        Self {
+            until_ms: AtomicU64::new(0),
+            term: session_timeout - margin,
+        }
     }
 
     /// A commit that was sent at `sent` has been acknowledged.
@@ -48,7 +51,10 @@ mod tests {
         assert!(lease.holds(Duration::from_secs(107)));
         assert!(!lease.holds(Duration::from_secs(108)));
         lease.renewed(Duration::from_secs(99));
-        assert!(lease.holds(Duration::from_secs(107)), "a late answer to an older commit shortens nothing");
+        assert!(
+            lease.holds(Duration::from_secs(107)),
+            "a late answer to an older commit shortens nothing"
+        );
         lease.end();
         assert!(!lease.holds(Duration::from_secs(101)));
     }

@@ -11,7 +11,10 @@ pub(crate) struct Mailbox<T> {
 
 impl<T> Mailbox<T> {
     pub(crate) fn new() -> Self {
-        Self { waiting: Mutex::new(Vec::new()), came: Notify::new() }
+        Self {
+            waiting: Mutex::new(Vec::new()),
+            came: Notify::new(),
+        }
     }
 
     pub(crate) fn put(&self, entry: T) {

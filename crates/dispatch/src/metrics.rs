@@ -51,34 +51,74 @@ impl Metrics {
             Ok(gauge)
         };
         let attempts = IntCounterVec::new(
-            Opts::new("hookline_dispatch_attempts_total", "attempts made, and final outcomes reached without one, by outcome"),
+            Opts::new(
+                "hookline_dispatch_attempts_total",
+                "attempts made, and final outcomes reached without one, by outcome",
+            ),
             &["outcome"],
         )?;
         registry.register(Box::new(attempts.clone()))?;
         for outcome in Outcome::ALL {
             attempts.with_label_values(&[outcome.as_str()]);
         }
-        let buckets = vec![0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0];
+        let buckets = vec![
+            0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0,
+            30.0,
+        ];
         let duration = Histogram::with_opts(
-            HistogramOpts::new("hookline_dispatch_attempt_duration_seconds", "duration of an exchange").buckets(buckets),
+            HistogramOpts::new(
+                "hookline_dispatch_attempt_duration_seconds",
+                "duration of an exchange",
+            )
+            .buckets(buckets),
         )?;
         registry.register(Box::new(duration.clone()))?;
         Ok(Self {
             attempts,
             duration,
             in_flight: gauge("hookline_dispatch_in_flight", "exchanges under way")?,
-            lanes_behind: gauge("hookline_dispatch_lanes_behind", "lanes whose later sends stay in the log")?,
+            lanes_behind: gauge(
+                "hookline_dispatch_lanes_behind",
+                "lanes whose later sends stay in the log",
+            )?,
             queued: gauge("hookline_dispatch_queued_sends", "sends waiting in memory")?,
-            oldest: gauge("hookline_dispatch_oldest_undelivered_seconds", "age of the oldest send that waits or is under way")?,
-            retries: counter("hookline_dispatch_retries_total", "sends handed to the tiers")?,
-            repeats: counter("hookline_dispatch_repeats_dropped_total", "sends dropped because they had come before")?,
-            scanned_bytes: counter("hookline_dispatch_scanned_bytes_total", "bytes read again for lanes that were behind")?,
-            live_bytes: counter("hookline_dispatch_live_bytes_total", "bytes read at the live edge")?,
-            checkpoint_bytes: counter("hookline_dispatch_checkpoint_bytes_total", "bytes of checkpoints stored")?,
-            takeovers: counter("hookline_dispatch_takeovers_total", "claims that took effect")?,
+            oldest: gauge(
+                "hookline_dispatch_oldest_undelivered_seconds",
+                "age of the oldest send that waits or is under way",
+            )?,
+            retries: counter(
+                "hookline_dispatch_retries_total",
+                "sends handed to the tiers",
+            )?,
+            repeats: counter(
+                "hookline_dispatch_repeats_dropped_total",
+                "sends dropped because they had come before",
+            )?,
+            scanned_bytes: counter(
+                "hookline_dispatch_scanned_bytes_total",
+                "bytes read again for lanes that were behind",
+            )?,
+            live_bytes: counter(
+                "hookline_dispatch_live_bytes_total",
+                "bytes read at the live edge",
+            )?,
+            checkpoint_bytes: counter(
+                "hookline_dispatch_checkpoint_bytes_total",
+                "bytes of checkpoints stored",
+            )?,
+            takeovers: counter(
+                "hookline_dispatch_takeovers_total",
+                "claims that took effect",
+            )?,
             partitions: gauge("hookline_dispatch_partitions", "partitions owned")?,
-            stopped: gauge("hookline_dispatch_partitions_stopped", "partitions stopped by an alarm")?,
-            panics: counter("hookline_dispatch_panics_total", "panics caught while an attempt was made")?,
+            stopped: gauge(
+                "hookline_dispatch_partitions_stopped",
+                "partitions stopped by an alarm",
+            )?,
+            panics: counter(
+                "hookline_dispatch_panics_total",
+                "panics caught while an attempt was made",
+            )?,
         })
     }
 }
@@ -91,7 +131,10 @@ pub(crate) struct Share {
 
 impl Share {
     pub(crate) fn of(gauge: &IntGauge) -> Self {
-        Self { gauge: gauge.clone(), now: 0 }
+        Self {
+            gauge: gauge.clone(),
+            now: 0,
+        }
     }
 
     pub(crate) fn set(&mut self, value: i64) {

@@ -29,7 +29,11 @@ pub(crate) struct Place {
 
 impl Places {
     pub(crate) fn new(all: usize) -> Arc<Self> {
-        Arc::new(Self { all: all.max(1), held: Mutex::new(Held::default()), freed: Notify::new() })
+        Arc::new(Self {
+            all: all.max(1),
+            held: Mutex::new(Held::default()),
+            freed: Notify::new(),
+        })
     }
 
     pub(crate) fn take(self: &Arc<Self>, project: &Arc<str>, suspect: bool) -> Option<Place> {
@@ -46,7 +50,10 @@ impl Places {
             *held.suspect_by_project.entry(project.clone()).or_default() += 1;
         }
         held.all += 1;
-        Some(Place { places: self.clone(), suspect: suspect.then(|| project.clone()) })
+        Some(Place {
+            places: self.clone(),
+            suspect: suspect.then(|| project.clone()),
+        })
     }
 
     /// Whether every place is held.

@@ -42,7 +42,15 @@ pub(crate) struct Stored {
 
 impl ProgressLog {
     pub(crate) fn new(p: u32, end: u64) -> Self {
-        Self { p, writer: CheckpointWriter::default(), dirty: true, last: Millis(0), under_way: None, base_at: end, deleted: (0, Millis(0)) }
+        Self {
+            p,
+            writer: CheckpointWriter::default(),
+            dirty: true,
+            last: Millis(0),
+            under_way: None,
+            base_at: end,
+            deleted: (0, Millis(0)),
+        }
     }
 
     /// The partition's state changed.
@@ -52,7 +60,9 @@ impl ProgressLog {
 
     /// Whether a checkpoint is to be stored now; `last`: without waiting for the time.
     pub(crate) fn wants(&self, now: Millis, every: Duration, last: bool) -> bool {
-        self.dirty && self.under_way.is_none() && (last || now.since(self.last) >= every || now < self.last)
+        self.dirty
+            && self.under_way.is_none()
+            && (last || now.since(self.last) >= every || now < self.last)
     }
 
     /// Nothing is left to store.
@@ -67,11 +77,22 @@ impl ProgressLog {
 
     /// The records of the next checkpoint.
     pub(crate) fn begin(&mut self, checkpoint: &Checkpoint, now: Millis) -> Vec<Record> {
-        let chunks = self.writer.write(checkpoint, std::array::from_fn(|_| fastrand::u8(..)));
+        let chunks = self
+            .writer
+            .write(checkpoint, std::array::from_fn(|_| fastrand::u8(..)));
         self.dirty = false;
         self.last = now;
-        self.under_way = Some(UnderWay { low: checkpoint.low, base: chunks.base, left: chunks.chunks.len(), first: None });
-        chunks.chunks.iter().map(|chunk| records::plain(None, chunk)).collect()
+        self.under_way = Some(UnderWay {
+            low: checkpoint.low,
+            base: chunks.base,
+            left: chunks.chunks.len(),
+            first: None,
+        });
+        chunks
+            .chunks
+            .iter()
+            .map(|chunk| records::plain(None, chunk))
+            .collect()
     }
 
     /// A record of it is stored.
@@ -85,12 +106,22 @@ impl ProgressLog {
             return None;
         }
         let done = self.under_way.take()?;
-        let progress_before = done.first.filter(|first| done.base && *first >= self.base_at);
+        let progress_before = done
+            .first
+            .filter(|first| done.base && *first >= self.base_at);
         if let Some(first) = progress_before {
             self.base_at = first;
         }
-        tracing::trace!(partition = self.p, low = done.low, base = done.base, "checkpoint stored");
-        Some(Stored { low: done.low, progress_before })
+        tracing::trace!(
+            partition = self.p,
+            low = done.low,
+            base = done.base,
+            "checkpoint stored"
+        );
+        Some(Stored {
+            low: done.low,
+            progress_before,
+        })
     }
 
     /// Where to delete `deliveries` up to, if it is worth it.

@@ -25,16 +25,30 @@ pub(crate) struct Scanner {
 
 impl Scanner {
     /// Goes to `offset`; cheap when that is what comes next anyway.
-    pub(crate) async fn seek(&mut self, shared: &Shared, p: u32, offset: u64) -> Result<(), JournalError> {
+    pub(crate) async fn seek(
+        &mut self,
+        shared: &Shared,
+        p: u32,
+        offset: u64,
+    ) -> Result<(), JournalError> {
         if self.reader.is_some() && self.begin <= offset && offset <= self.end {
-            while self.kept.front().is_some_and(|record| record.offset < offset) {
+            while self
+                .kept
+                .front()
+                .is_some_and(|record| record.offset < offset)
+            {
                 self.kept.pop_front();
             }
             self.begin = offset;
             return Ok(());
         }
         self.kept.clear();
-        self.reader = Some(shared.journal.reader(&shared.names.deliveries, p, offset, BUDGET).await?);
+        self.reader = Some(
+            shared
+                .journal
+                .reader(&shared.names.deliveries, p, offset, BUDGET)
+                .await?,
+        );
         (self.begin, self.end) = (offset, offset);
         Ok(())
     }
@@ -46,9 +60,15 @@ impl Scanner {
 
     /// Reads on; cancel safe.
     pub(crate) async fn fill(&mut self) -> Result<usize, JournalError> {
-        let Some(reader) = self.reader.as_mut() else { return std::future::pending().await };
+        let Some(reader) = self.reader.as_mut() else {
+            return std::future::pending().await;
+        };
         let batch = reader.next(256).await?;
-        let bytes = batch.records.iter().map(|r| r.value.as_ref().map_or(0, bytes::Bytes::len)).sum();
+        let bytes = batch
+            .records
+            .iter()
+            .map(|r| r.value.as_ref().map_or(0, bytes::Bytes::len))
+            .sum();
         self.kept.extend(batch.records);
         self.end = batch.next;
         Ok(bytes)
@@ -61,14 +81,23 @@ impl Scanner {
                 let record = self.kept.pop_front()?;
                 self.begin = self.kept.front().map_or(self.end, |next| next.offset);
                 let passed = self.begin.min(limit);
-                Some(Step { passed, record: Some(record) })
+                Some(Step {
+                    passed,
+                    record: Some(record),
+                })
             }
-            Some(_) => (self.begin < limit).then_some(Step { passed: limit, record: None }),
+            Some(_) => (self.begin < limit).then_some(Step {
+                passed: limit,
+                record: None,
+            }),
             None => {
                 let passed = self.end.min(limit);
                 let moved = self.begin < passed;
                 self.begin = self.begin.max(passed);
-                moved.then_some(Step { passed, record: None })
+                moved.then_some(Step {
+                    passed,
+                    record: None,
+                })
             }
         }
     }
@@ -102,7 +131,11 @@ pub(crate) struct ScanBudget {
 
 impl ScanBudget {
     pub(crate) fn new(now: Millis) -> Self {
-        Self { tokens: SCAN_BYTES_PER_SECOND / 4.0, at: now, live: 0.0 }
+        Self {
+            tokens: SCAN_BYTES_PER_SECOND / 4.0,
+            at: now,
+            live: 0.0,
+        }
     }
 
     /// Bytes came by at the live edge.
@@ -114,12 +147,15 @@ impl ScanBudget {
     pub(crate) fn check(&mut self, now: Millis) -> Result<(), Duration> {
         let elapsed = now.since(self.at).as_secs_f64();
         self.at = self.at.max(now);
-        self.tokens = (self.tokens + (SCAN_BYTES_PER_SECOND * elapsed).max(self.live)).min(SCAN_BYTES_PER_SECOND);
+        self.tokens = (self.tokens + (SCAN_BYTES_PER_SECOND * elapsed).max(self.live))
+            .min(SCAN_BYTES_PER_SECOND);
         self.live = 0.0;
         if self.tokens > 0.0 {
             return Ok(());
         }
-        Err(Duration::from_secs_f64((-self.tokens / SCAN_BYTES_PER_SECOND).clamp(0.001, 1.0)))
+        Err(Duration::from_secs_f64(
+            (-self.tokens / SCAN_BYTES_PER_SECOND).clamp(0.001, 1.0),
+        ))
     }
 
     pub(crate) fn spend(&mut self, bytes: usize) {
@@ -142,6 +178,9 @@ mod tests {
             }
         }
         let allowed = SCAN_BYTES_PER_SECOND * 10.25;
-        assert!((read as f64) < allowed + 200_000.0 && (read as f64) > allowed * 0.95, "{read}");
+        assert!(
+            (read as f64) < allowed + 200_000.0 && (read as f64) > allowed * 0.95,
+            "{read}"
+        );
     }
 }

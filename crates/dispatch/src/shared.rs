@@ -59,7 +59,12 @@ impl Names {
     pub(crate) fn new(prefix: &str) -> Self {
         let tiers = Topic::tiers()
             .zip(hookline_model::limits::TIERS)
-            .map(|(topic, (_, delay))| (u64::try_from(delay.as_millis()).unwrap_or(u64::MAX), topic.name(prefix)))
+            .map(|(topic, (_, delay))| {
+                (
+                    u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
+                    topic.name(prefix),
+                )
+            })
             .collect();
         Self {
             deliveries: Topic::Deliveries.name(prefix),
@@ -74,10 +79,15 @@ impl Names {
 
 impl Shared {
     /// The appender that works, made anew when `failed` is the one that is there.
-    pub(crate) async fn appender(&self, failed: Option<&Arc<dyn Appender>>) -> Result<Arc<dyn Appender>, hookline_journal::JournalError> {
+    pub(crate) async fn appender(
+        &self,
+        failed: Option<&Arc<dyn Appender>>,
+    ) -> Result<Arc<dyn Appender>, hookline_journal::JournalError> {
         let mut current = self.appender.lock().await;
         match current.as_ref() {
-            Some(there) if failed.is_none_or(|failed| !Arc::ptr_eq(failed, there)) => Ok(there.clone()),
+            Some(there) if failed.is_none_or(|failed| !Arc::ptr_eq(failed, there)) => {
+                Ok(there.clone())
+            }
             _ => {
                 let new = self.journal.appender("dispatch").await?;
                 *current = Some(new.clone());

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use hookline_journal::{Appender, Committed, Committer, GroupSpec, Journal, JournalError, Member, MemberEvent, RevokeGuard, TopicPartition};
+use hookline_journal::{
+    Appender, Committed, Committer, GroupSpec, Journal, JournalError, Member, MemberEvent,
+    RevokeGuard, TopicPartition,
+};
 use hookline_model::limits::DEADLINE_MAX;
 use hookline_model::time::Clock;
 use hookline_registry::Registry;
@@ -68,12 +71,21 @@ impl Dispatch {
     /// # Errors
     /// When its metrics exist already.
     pub fn new(
-        config: DispatchConfig, journal: Arc<dyn Journal>, registry: Registry, transport: Arc<dyn Transport>, urls: Arc<UrlPolicy>,
-        clock: Arc<dyn Clock>, metrics: &prometheus::Registry,
+        config: DispatchConfig,
+        journal: Arc<dyn Journal>,
+        registry: Registry,
+        transport: Arc<dyn Transport>,
+        urls: Arc<UrlPolicy>,
+        clock: Arc<dyn Clock>,
+        metrics: &prometheus::Registry,
     ) -> Result<Self, DispatchError> {
         let shared = Shared {
             names: Names::new(&config.prefix),
-            maker: Arc::new(Maker { transport, urls, clock: clock.clone() }),
+            maker: Arc::new(Maker {
+                transport,
+                urls,
+                clock: clock.clone(),
+            }),
             metrics: Metrics::new(metrics)?,
             lease: Lease::new(config.session_timeout),
             places: Places::new(config.max_in_flight),
@@ -145,10 +157,19 @@ impl Dispatch {
         match event {
             MemberEvent::Assigned(partitions) => {
                 let mut known: Vec<(u32, u64)> = Vec::with_capacity(partitions.len());
-                let layout = self.shared.registry.snapshot().layout().map_or(0, |layout| layout.partitions);
+                let layout = self
+                    .shared
+                    .registry
+                    .snapshot()
+                    .layout()
+                    .map_or(0, |layout| layout.partitions);
                 for partition in partitions.iter().map(|tp| tp.partition) {
                     if partition >= layout {
-                        tracing::info!(partition, layout, "the topic has more partitions than the layout; this one stays unused");
+                        tracing::info!(
+                            partition,
+                            layout,
+                            "the topic has more partitions than the layout; this one stays unused"
+                        );
                         continue;
                     }
                     known.push((partition, 0));
@@ -197,20 +218,38 @@ impl Dispatch {
         for (place, committed) in named.iter().zip(committed) {
             let low = match committed {
                 Some(committed) => Some(committed.offset),
-                None => self.shared.journal.start(&place.topic, place.partition).await.ok(),
+                None => self
+                    .shared
+                    .journal
+                    .start(&place.topic, place.partition)
+                    .await
+                    .ok(),
             };
-            self.shared.standing.lock().entry(place.partition).or_default().low = low;
+            self.shared
+                .standing
+                .lock()
+                .entry(place.partition)
+                .or_default()
+                .low = low;
         }
     }
 
     fn place(&self, partition: u32) -> TopicPartition {
-        TopicPartition { topic: self.shared.names.deliveries.clone(), partition }
+        TopicPartition {
+            topic: self.shared.names.deliveries.clone(),
+            partition,
+        }
     }
 
     /// Starts a worker on every partition that has rested long enough.
     async fn claim_rested(&mut self) {
         let now = Instant::now();
-        let due: Vec<u32> = self.resting.iter().filter(|(p, at)| **at <= now && !self.running.contains_key(p)).map(|(p, _)| *p).collect();
+        let due: Vec<u32> = self
+            .resting
+            .iter()
+            .filter(|(p, at)| **at <= now && !self.running.contains_key(p))
+            .map(|(p, _)| *p)
+            .collect();
         for p in due {
             match self.shared.appender(None).await {
                 Ok(appender) => {
@@ -228,15 +267,34 @@ impl Dispatch {
 
     fn start_worker(&mut self, p: u32, appender: Arc<dyn Appender>) {
         let (orders, told) = watch::channel(Order::Work);
-        #[expect(clippy::disallowed_methods, reason = "the set is the stage's own: it is awaited in `run` and drained at the end")]
-        let task = self.workers.spawn(Worker::run(self.shared.clone(), appender.clone(), p, told));
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the set is the stage's own: it is awaited in `run` and drained at the end"
+        )]
+        let task = self
+            .workers
+            .spawn(Worker::run(self.shared.clone(), appender.clone(), p, told));
         self.by_task.insert(task.id(), p);
-        self.running.insert(p, Running { orders, appender, guard: None });
+        self.running.insert(
+            p,
+            Running {
+                orders,
+                appender,
+                guard: None,
+            },
+        );
     }
 
-    async fn worker_ended(&mut self, member: &Arc<dyn Committer>, ended: Result<(Id, Result<(), WorkerError>), JoinError>) {
+    async fn worker_ended(
+        &mut self,
+        member: &Arc<dyn Committer>,
+        ended: Result<(Id, Result<(), WorkerError>), JoinError>,
+    ) {
         let (id, result) = match ended {
-            Ok((id, result)) => (id, result.map_err(|error| (Consequence::of(&error), error.to_string()))),
+            Ok((id, result)) => (
+                id,
+                result.map_err(|error| (Consequence::of(&error), error.to_string())),
+            ),
             Err(error) => {
                 if error.is_panic() {
                     self.shared.metrics.panics.inc();
@@ -244,18 +302,32 @@ impl Dispatch {
                 (error.id(), Err((Consequence::Claim, error.to_string())))
             }
         };
-        let Some(p) = self.by_task.remove(&id) else { return };
-        let Some(running) = self.running.remove(&p) else { return };
+        let Some(p) = self.by_task.remove(&id) else {
+            return;
+        };
+        let Some(running) = self.running.remove(&p) else {
+            return;
+        };
         match result {
             Ok(()) => tracing::info!(partition = p, "partition drained"),
             Err((Consequence::Stop, reason)) => {
-                tracing::error!(partition = p, reason, "ALARM: this partition stops until somebody has looked; the others go on");
+                tracing::error!(
+                    partition = p,
+                    reason,
+                    "ALARM: this partition stops until somebody has looked; the others go on"
+                );
                 self.stopped.insert(p, reason);
             }
             Err((consequence, reason)) => {
-                tracing::warn!(partition = p, reason, "the owner of this partition ended; it is claimed again");
+                tracing::warn!(
+                    partition = p,
+                    reason,
+                    "the owner of this partition ended; it is claimed again"
+                );
                 // This makes a new one for everybody, unless somebody else has done so already.
-                if consequence == Consequence::NewAppender && self.shared.appender(Some(&running.appender)).await.is_err() {
+                if consequence == Consequence::NewAppender
+                    && self.shared.appender(Some(&running.appender)).await.is_err()
+                {
                     tracing::warn!(partition = p, "no new appender yet");
                 }
                 if running.guard.is_none() {
@@ -274,14 +346,36 @@ impl Dispatch {
 
     /// Commits the lowest unsettled position of each partition. An accepted commit renews the lease from the moment it was sent.
     async fn commit(&self, member: &Arc<dyn Committer>) {
-        let lows: Vec<(u32, u64)> = self.shared.standing.lock().iter().filter_map(|(p, standing)| Some((*p, standing.low?))).collect();
+        let lows: Vec<(u32, u64)> = self
+            .shared
+            .standing
+            .lock()
+            .iter()
+            .filter_map(|(p, standing)| Some((*p, standing.low?)))
+            .collect();
         self.age();
         if lows.is_empty() {
             return;
         }
-        let positions = lows.into_iter().map(|(p, offset)| (self.place(p), Committed { offset, metadata: String::new() })).collect();
+        let positions = lows
+            .into_iter()
+            .map(|(p, offset)| {
+                (
+                    self.place(p),
+                    Committed {
+                        offset,
+                        metadata: String::new(),
+                    },
+                )
+            })
+            .collect();
         let sent = self.shared.clock.boot();
-        match tokio::time::timeout(self.shared.config.session_timeout / 2, member.commit(positions)).await {
+        match tokio::time::timeout(
+            self.shared.config.session_timeout / 2,
+            member.commit(positions),
+        )
+        .await
+        {
             Ok(Ok(())) => {
                 let held = self.shared.lease.holds(self.shared.clock.boot());
                 self.shared.lease.renewed(sent);
@@ -296,14 +390,28 @@ impl Dispatch {
 
     fn age(&self) {
         let now = self.shared.clock.now();
-        let oldest = self.shared.standing.lock().values().filter_map(|standing| standing.oldest).min();
-        let age = oldest.map_or(0, |at| i64::try_from(now.since(at).as_secs()).unwrap_or(i64::MAX));
+        let oldest = self
+            .shared
+            .standing
+            .lock()
+            .values()
+            .filter_map(|standing| standing.oldest)
+            .min();
+        let age = oldest.map_or(0, |at| {
+            i64::try_from(now.since(at).as_secs()).unwrap_or(i64::MAX)
+        });
         self.shared.metrics.oldest.set(age);
     }
 
     fn figures(&self) {
-        self.shared.metrics.partitions.set(i64::try_from(self.running.len()).unwrap_or(i64::MAX));
-        self.shared.metrics.stopped.set(i64::try_from(self.stopped.len()).unwrap_or(i64::MAX));
+        self.shared
+            .metrics
+            .partitions
+            .set(i64::try_from(self.running.len()).unwrap_or(i64::MAX));
+        self.shared
+            .metrics
+            .stopped
+            .set(i64::try_from(self.stopped.len()).unwrap_or(i64::MAX));
     }
 
     async fn abort_all(&mut self) {
@@ -351,11 +459,18 @@ enum Consequence {
 impl Consequence {
     fn of(error: &WorkerError) -> Self {
         match error {
-            WorkerError::Lost { .. } | WorkerError::Takeover(TakeoverError::Deleted { .. }) => Self::Stop,
+            WorkerError::Lost { .. } | WorkerError::Takeover(TakeoverError::Deleted { .. }) => {
+                Self::Stop
+            }
             WorkerError::Append(_)
             | WorkerError::Journal(JournalError::Append(_))
-            | WorkerError::Takeover(TakeoverError::Journal(JournalError::Append(_))) => Self::NewAppender,
-            WorkerError::Takeover(_) | WorkerError::Journal(_) | WorkerError::Registry(_) | WorkerError::Fenced { .. } => Self::Claim,
+            | WorkerError::Takeover(TakeoverError::Journal(JournalError::Append(_))) => {
+                Self::NewAppender
+            }
+            WorkerError::Takeover(_)
+            | WorkerError::Journal(_)
+            | WorkerError::Registry(_)
+            | WorkerError::Fenced { .. } => Self::Claim,
         }
     }
 }

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use hookline_journal::{Appender, JournalError, ReadBudget, ReadError, StoredRecord, append_and_wait, read_until};
+use hookline_journal::{
+    Appender, JournalError, ReadBudget, ReadError, StoredRecord, append_and_wait, read_until,
+};
 use hookline_model::core::checkpoint::{Checkpoint, CheckpointReader};
 use hookline_model::core::claims::{ClaimReader, Counted, OwnLog};
 use hookline_model::core::partition::{Partition, Read, Replayed, Ticket};
@@ -35,7 +37,12 @@ pub(crate) enum TakeoverError {
         "partition {partition}: {topic} begins at offset {start}, but progress needs it from {needed} on; \
          records that were not settled have been deleted (retention or delete-records from outside?)"
     )]
-    Deleted { partition: u32, topic: String, start: u64, needed: u64 },
+    Deleted {
+        partition: u32,
+        topic: String,
+        start: u64,
+        needed: u64,
+    },
 }
 
 impl From<ReadError> for TakeoverError {
@@ -47,7 +54,7 @@ impl From<ReadError> for TakeoverError {
 /// A partition that is ours.
 pub(crate) struct Owned {
     pub(crate) partition: Partition<Payload>,
-    pub(crate) log: OwnLog<Vec<crate::worker::Recorded>>,
+    pub(crate) log: OwnLog<Vec<crate::attempt::Judged>>,
     /// What follows from attempts of earlier owners and may not have been written, in order.
     pub(crate) unfollowed: Vec<Unfollowed>,
     /// End of `progress` before our first checkpoint.
@@ -65,23 +72,41 @@ pub(crate) struct Unfollowed {
 /// Takes the partition over.
 ///
 /// What is missing is looked for twice: an owner on its way out may store a newer checkpoint and delete behind it while we read.
-pub(crate) async fn take_over(shared: &Shared, appender: &Arc<dyn Appender>, p: u32) -> Result<Owned, TakeoverError> {
+pub(crate) async fn take_over(
+    shared: &Shared,
+    appender: &Arc<dyn Appender>,
+    p: u32,
+) -> Result<Owned, TakeoverError> {
     match try_take_over(shared, appender, p).await {
         Err(TakeoverError::Deleted { .. }) => try_take_over(shared, appender, p).await,
         result => result,
     }
 }
 
-async fn try_take_over(shared: &Shared, appender: &Arc<dyn Appender>, p: u32) -> Result<Owned, TakeoverError> {
+async fn try_take_over(
+    shared: &Shared,
+    appender: &Arc<dyn Appender>,
+    p: u32,
+) -> Result<Owned, TakeoverError> {
     // In this order: what is deleted up to now, a checkpoint that is stored by now no longer needs.
     let start = shared.journal.start(&shared.names.deliveries, p).await?;
     let (checkpoint, progress_end) = last_checkpoint(shared, p).await?;
     if let Some(checkpoint) = checkpoint.as_ref().filter(|c| c.low < start) {
-        return Err(TakeoverError::Deleted { partition: p, topic: shared.names.deliveries.clone(), start, needed: checkpoint.low });
+        return Err(TakeoverError::Deleted {
+            partition: p,
+            topic: shared.names.deliveries.clone(),
+            start,
+            needed: checkpoint.low,
+        });
     }
     let mut replay = Replay::new(checkpoint, start);
-    let from = replay.from.max(shared.journal.start(&shared.names.attempts, p).await?);
-    let mut reader = shared.journal.reader(&shared.names.attempts, p, from, READ_BUDGET).await?;
+    let from = replay
+        .from
+        .max(shared.journal.start(&shared.names.attempts, p).await?);
+    let mut reader = shared
+        .journal
+        .reader(&shared.names.attempts, p, from, READ_BUDGET)
+        .await?;
     let end = shared.journal.end(&shared.names.attempts, p).await?;
     read_until(&mut *reader, end, |stored| replay.read(&stored)).await?;
     for _ in 0..5 {
@@ -94,7 +119,14 @@ async fn try_take_over(shared: &Shared, appender: &Arc<dyn Appender>, p: u32) ->
             worker: shared.config.worker.clone(),
             at_ms: shared.clock.now().0,
         };
-        append_and_wait(&**appender, &shared.names.attempts, p, records::claim(&claim)).await.map_err(JournalError::from)?;
+        append_and_wait(
+            &**appender,
+            &shared.names.attempts,
+            p,
+            records::claim(&claim),
+        )
+        .await
+        .map_err(JournalError::from)?;
         replay.claimed = None;
         replay.ours = Some((epoch, nonce.to_vec()));
         let end = shared.journal.end(&shared.names.attempts, p).await?;
@@ -104,19 +136,34 @@ async fn try_take_over(shared: &Shared, appender: &Arc<dyn Appender>, p: u32) ->
             return finish(shared, p, replay, OwnLog::new(epoch, at), progress_end).await;
         }
     }
-    Err(TakeoverError::Contended { partition: p, tries: 5 })
+    Err(TakeoverError::Contended {
+        partition: p,
+        tries: 5,
+    })
 }
 
-async fn last_checkpoint(shared: &Shared, p: u32) -> Result<(Option<Checkpoint>, u64), TakeoverError> {
+async fn last_checkpoint(
+    shared: &Shared,
+    p: u32,
+) -> Result<(Option<Checkpoint>, u64), TakeoverError> {
     let topic = &shared.names.progress;
-    let (start, end) = (shared.journal.start(topic, p).await?, shared.journal.end(topic, p).await?);
+    let (start, end) = (
+        shared.journal.start(topic, p).await?,
+        shared.journal.end(topic, p).await?,
+    );
     let mut found = CheckpointReader::default();
     if start < end {
         let mut reader = shared.journal.reader(topic, p, start, READ_BUDGET).await?;
-        read_until(&mut *reader, end, |stored| match stored.value.map(wire::CheckpointChunk::decode) {
-            Some(Ok(chunk)) => found.read(chunk),
-            // A damaged one costs time, never sends.
-            _ => tracing::warn!(partition = p, offset = stored.offset, "a part of a checkpoint cannot be read"),
+        read_until(&mut *reader, end, |stored| {
+            match stored.value.map(wire::CheckpointChunk::decode) {
+                Some(Ok(chunk)) => found.read(chunk),
+                // A damaged one costs time, never sends.
+                _ => tracing::warn!(
+                    partition = p,
+                    offset = stored.offset,
+                    "a part of a checkpoint cannot be read"
+                ),
+            }
         })
         .await?;
     }
@@ -135,7 +182,9 @@ struct Replay {
 
 impl Replay {
     fn new(checkpoint: Option<Checkpoint>, start: u64) -> Self {
-        let (from, epoch) = checkpoint.as_ref().map_or((0, 0), |c| (c.attempts_end, c.epoch));
+        let (from, epoch) = checkpoint
+            .as_ref()
+            .map_or((0, 0), |c| (c.attempts_end, c.epoch));
         Self {
             partition: Partition::load(checkpoint, start),
             claims: ClaimReader::new(epoch),
@@ -156,17 +205,39 @@ impl Replay {
             Counted::Nothing => {}
             Counted::Written(attempts) => {
                 for (index, attempt) in (0..).zip(attempts.attempts) {
-                    self.attempt(attempts.epoch, Position { offset: stored.offset, index }, attempt);
+                    self.attempt(
+                        attempts.epoch,
+                        Position {
+                            offset: stored.offset,
+                            index,
+                        },
+                        attempt,
+                    );
                 }
             }
         }
     }
 
     fn attempt(&mut self, epoch: u64, ticket: Position, attempt: wire::Attempt) {
-        let Some((position, webhook)) = attempt.send.zip(WebhookUid::from_slice(&attempt.webhook_uid)) else { return };
+        let Some((position, webhook)) = attempt
+            .send
+            .zip(WebhookUid::from_slice(&attempt.webhook_uid))
+        else {
+            return;
+        };
         let position = Position::from(position);
         let (after, made) = (attempt::after(&attempt), attempt::made(&attempt));
-        if self.partition.replay(Ticket { offset: ticket.offset, epoch }, position, webhook, after, made) == Replayed::Refollow {
+        if self.partition.replay(
+            Ticket {
+                offset: ticket.offset,
+                epoch,
+            },
+            position,
+            webhook,
+            after,
+            made,
+        ) == Replayed::Refollow
+        {
             self.refollow.insert(ticket, (position, attempt));
         }
     }
@@ -174,28 +245,69 @@ impl Replay {
 
 /// Reads back what was begun, so that it can go on.
 async fn finish(
-    shared: &Shared, p: u32, mut replay: Replay, log: OwnLog<Vec<crate::worker::Recorded>>, progress_end: u64,
+    shared: &Shared,
+    p: u32,
+    mut replay: Replay,
+    log: OwnLog<Vec<crate::attempt::Judged>>,
+    progress_end: u64,
 ) -> Result<Owned, TakeoverError> {
-    let mut wanted: BTreeMap<Position, Option<Placed>> = replay.partition.found().into_iter().map(|position| (position, None)).collect();
-    wanted.extend(replay.refollow.values().map(|(position, _)| (*position, None)));
+    let mut wanted: BTreeMap<Position, Option<Placed>> = replay
+        .partition
+        .found()
+        .into_iter()
+        .map(|position| (position, None))
+        .collect();
+    wanted.extend(
+        replay
+            .refollow
+            .values()
+            .map(|(position, _)| (*position, None)),
+    );
     read_back(shared, p, &mut wanted).await?;
     for position in replay.partition.found() {
         if let Some(placed) = wanted.get_mut(&position).and_then(Option::take) {
-            let Placed { position, next, lane, payload, bytes, .. } = placed;
-            replay.partition.restore(Read { position, next, lane, payload, bytes });
+            let Placed {
+                position,
+                next,
+                lane,
+                payload,
+                bytes,
+                ..
+            } = placed;
+            replay.partition.restore(Read {
+                position,
+                next,
+                lane,
+                payload,
+                bytes,
+            });
         }
     }
     let mut unfollowed = Vec::with_capacity(replay.refollow.len());
     for (ticket, (position, attempt)) in replay.refollow {
         if let Some(placed) = wanted.get_mut(&position).and_then(Option::take) {
-            unfollowed.push(Unfollowed { ticket, position, attempt, payload: placed.payload });
+            unfollowed.push(Unfollowed {
+                ticket,
+                position,
+                attempt,
+                payload: placed.payload,
+            });
         }
     }
-    Ok(Owned { partition: replay.partition, log, unfollowed, progress_end })
+    Ok(Owned {
+        partition: replay.partition,
+        log,
+        unfollowed,
+        progress_end,
+    })
 }
 
 /// Reads the wanted sends. All of them are there: `low` keeps them from deletion.
-async fn read_back(shared: &Shared, p: u32, wanted: &mut BTreeMap<Position, Option<Placed>>) -> Result<(), TakeoverError> {
+async fn read_back(
+    shared: &Shared,
+    p: u32,
+    wanted: &mut BTreeMap<Position, Option<Placed>>,
+) -> Result<(), TakeoverError> {
     let topic = &shared.names.deliveries;
     let offsets: Vec<u64> = {
         let mut offsets: Vec<u64> = wanted.keys().map(|position| position.offset).collect();
@@ -210,7 +322,9 @@ async fn read_back(shared: &Shared, p: u32, wanted: &mut BTreeMap<Position, Opti
         }
         let mut reader = shared.journal.reader(topic, p, first, READ_BUDGET).await?;
         read_until(&mut *reader, last + 1, |stored| {
-            let Ok((placed, _)) = records::sends(&stored) else { return };
+            let Ok((placed, _)) = records::sends(&stored) else {
+                return;
+            };
             for placed in placed {
                 if let Some(slot) = wanted.get_mut(&placed.position) {
                     *slot = Some(placed);
@@ -221,7 +335,12 @@ async fn read_back(shared: &Shared, p: u32, wanted: &mut BTreeMap<Position, Opti
     }
     if let Some((position, _)) = wanted.iter().find(|(_, placed)| placed.is_none()) {
         let start = shared.journal.start(topic, p).await?;
-        return Err(TakeoverError::Deleted { partition: p, topic: topic.clone(), start, needed: position.offset });
+        return Err(TakeoverError::Deleted {
+            partition: p,
+            topic: topic.clone(),
+            start,
+            needed: position.offset,
+        });
     }
     Ok(())
 }

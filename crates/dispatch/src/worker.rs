@@ -8,18 +8,17 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use hookline_journal::{
-    AppendError, Appended, Appender, Batch, JournalError, ReadBudget, ReadError, Reader, append_and_wait, append_when_room, read_until,
+    AppendError, Appended, Appender, Batch, JournalError, ReadBudget, ReadError, Reader,
+    append_and_wait, append_when_room, read_until,
 };
 use hookline_model::core::claims::{Gap, OwnLog};
-use hookline_model::core::lane::Health;
-use hookline_model::core::partition::{Admitted, After, Made, Partition, Read, Ticket};
+use hookline_model::core::partition::{Admitted, Made, Partition, Read, Ticket};
 use hookline_model::ids::Position;
 use hookline_model::limits;
 use hookline_model::outcome::Outcome;
 use hookline_model::time::Millis;
 use hookline_model::wire;
 use hookline_registry::Snapshot;
-use prost::Message as _;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -35,7 +34,7 @@ use crate::shared::Shared;
 use crate::takeover::{self, TakeoverError, Unfollowed};
 
 /// Live records taken at once.
-const LIVE_BATCH: usize = 512;
+const LIVE_BATCH: usize = 128;
 const LIVE_BUDGET: ReadBudget = ReadBudget { bytes: 1024 * 1024 };
 
 /// Records of attempts under way at once; what comes meanwhile is bundled.
@@ -44,29 +43,31 @@ const RECORDS_UNDER_WAY: usize = 1;
 /// With all places taken and this much waiting, reading on would only fill memory: nothing new could start anyway.
 const ENOUGH_QUEUED: usize = 1_000;
 
+/// Between two reads of the live edge when memory is short.
+const CROWDED_STEP: Duration = Duration::from_millis(20);
+
 /// How long a worker that lacks a place, a lease or reading budget waits before it looks again, at most.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// What has happened.
 pub(crate) enum Mail {
     /// An attempt was made and judged.
-    Judged(Box<Judged>),
+    Judged(Judged),
     /// A record of attempts is stored.
-    Stored { sequence: u64, result: Result<Appended, AppendError> },
+    Stored {
+        sequence: u64,
+        result: Result<Appended, AppendError>,
+    },
     /// Something that follows from a send's attempt is done.
-    Followed { position: Position, result: Result<(), AppendError> },
+    Followed {
+        position: Position,
+        result: Result<(), AppendError>,
+    },
     /// A checkpoint is stored.
-    Checkpoint { result: Result<Appended, AppendError>, index: usize },
-}
-
-/// An attempt whose record is on its way.
-pub(crate) struct Recorded {
-    position: Position,
-    after: After,
-    made: Made,
-    health: Health,
-    /// What is needed to write what follows; nothing where nothing does.
-    follow: Option<(wire::Attempt, Payload)>,
+    Checkpoint {
+        result: Result<Appended, AppendError>,
+        index: usize,
+    },
 }
 
 /// What the stage tells a worker.
@@ -103,13 +104,14 @@ pub(crate) struct Worker {
     p: u32,
     appender: Arc<dyn Appender>,
     partition: Partition<Payload>,
-    log: OwnLog<Vec<Recorded>>,
+    log: OwnLog<Vec<Judged>>,
     mailbox: Arc<Mailbox<Mail>>,
     taken: Vec<Mail>,
     judged: Vec<Judged>,
     places: HashMap<Position, Place>,
     tasks: JoinSet<()>,
     live: Box<dyn Reader>,
+    live_at: tokio::time::Instant,
     scanner: Scanner,
     scan_budget: ScanBudget,
     progress: ProgressLog,
@@ -134,12 +136,26 @@ enum Woke {
 
 impl Worker {
     /// Takes the partition over and works on it until told to stop.
-    pub(crate) async fn run(shared: Arc<Shared>, appender: Arc<dyn Appender>, p: u32, mut orders: watch::Receiver<Order>) -> Result<(), WorkerError> {
+    pub(crate) async fn run(
+        shared: Arc<Shared>,
+        appender: Arc<dyn Appender>,
+        p: u32,
+        mut orders: watch::Receiver<Order>,
+    ) -> Result<(), WorkerError> {
         let owned = takeover::take_over(&shared, &appender, p).await?;
         let watermark = owned.partition.watermark();
-        tracing::info!(partition = p, claim = owned.log.epoch(), watermark, unfollowed = owned.unfollowed.len(), "partition taken over");
+        tracing::info!(
+            partition = p,
+            claim = owned.log.epoch(),
+            watermark,
+            unfollowed = owned.unfollowed.len(),
+            "partition taken over"
+        );
         shared.metrics.takeovers.inc();
-        let live = shared.journal.reader(&shared.names.deliveries, p, watermark, LIVE_BUDGET).await?;
+        let live = shared
+            .journal
+            .reader(&shared.names.deliveries, p, watermark, LIVE_BUDGET)
+            .await?;
         let changes = shared.registry.changes();
         let snapshot = shared.registry.snapshot();
         let now = shared.clock.now();
@@ -154,6 +170,7 @@ impl Worker {
             places: HashMap::new(),
             tasks: JoinSet::new(),
             live,
+            live_at: tokio::time::Instant::now(),
             scanner: Scanner::default(),
             scan_budget: ScanBudget::new(now),
             progress: ProgressLog::new(p, owned.progress_end),
@@ -166,7 +183,12 @@ impl Worker {
             shared,
         };
         for unfollowed in owned.unfollowed {
-            let Unfollowed { ticket, position, attempt, payload } = unfollowed;
+            let Unfollowed {
+                ticket,
+                position,
+                attempt,
+                payload,
+            } = unfollowed;
             worker.follow(ticket, position, attempt, &payload).await?;
         }
         worker.work(&mut orders).await
@@ -196,7 +218,10 @@ impl Worker {
                 self.record().await?;
             }
             self.figures();
-            let drained = draining && self.judged.is_empty() && self.log.pending() == 0 && self.partition.unsettled() == 0;
+            let drained = draining
+                && self.judged.is_empty()
+                && self.log.pending() == 0
+                && self.partition.unsettled() == 0;
             self.store_progress(drained).await?;
             if drained && self.progress.settled() {
                 return Ok(());
@@ -218,12 +243,23 @@ impl Worker {
     async fn wait(&mut self, orders: &mut watch::Receiver<Order>, draining: bool) -> Woke {
         let now = self.shared.clock.now();
         let due = self.partition.next_due().map(|due| due.since(now));
-        let again = self.look_again.then_some(LOOK_AGAIN);
-        let progress = self.progress.due_in(now, self.shared.config.checkpoint_every);
-        let longest = [due.filter(|_| !draining), again, progress].into_iter().flatten().min().unwrap_or(Duration::from_secs(1));
         let read_live = !draining && self.reads_live();
-        let scanning = !draining && self.partition.lanes().scanning().is_some() && self.scanner.empty();
-        let scan_wait = if scanning { self.scan_budget.check(now).err() } else { None };
+        let again = self.look_again.then_some(LOOK_AGAIN);
+        let progress = self
+            .progress
+            .due_in(now, self.shared.config.checkpoint_every);
+        let longest = [due.filter(|_| !draining), again, progress]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(Duration::from_secs(1));
+        let scanning =
+            !draining && self.partition.lanes().scanning().is_some() && self.scanner.empty();
+        let scan_wait = if scanning {
+            self.scan_budget.check(now).err()
+        } else {
+            None
+        };
         tokio::select! {
             () = self.mailbox.came() => Woke::Mail,
             changed = orders.changed() => { if changed.is_err() { std::future::pending::<()>().await; } Woke::Ordered }
@@ -235,8 +271,14 @@ impl Worker {
         }
     }
 
+    /// Whether to read on at the live edge. With little room left it goes in small steps: lanes that do send then keep up instead of falling
+    /// behind and being read twice, and a webhook that has nothing to do with it waits for no more than a step.
     fn reads_live(&mut self) -> bool {
-        self.partition.lanes().queued() < ENOUGH_QUEUED || !self.shared.places.full()
+        let idle = self.partition.lanes().queued() < ENOUGH_QUEUED || !self.shared.places.full();
+        let roomy = self.shared.room() > limits::WORKER_QUEUE_BYTES / 4;
+        let reads = idle && (roomy || self.live_at.elapsed() >= CROWDED_STEP);
+        self.look_again |= !reads;
+        reads
     }
 
     fn take_mail(&mut self) -> Result<(), WorkerError> {
@@ -244,7 +286,7 @@ impl Worker {
         self.mailbox.take(&mut taken);
         for mail in taken.drain(..) {
             match mail {
-                Mail::Judged(judged) => self.judged.push(*judged),
+                Mail::Judged(judged) => self.judged.push(judged),
                 Mail::Stored { sequence, result } => self.log.acked(sequence, result?.offset),
                 Mail::Followed { position, result } => {
                     result?;
@@ -252,7 +294,8 @@ impl Worker {
                 }
                 Mail::Checkpoint { result, index } => {
                     if let Some(stored) = self.progress.stored(index, result?.offset) {
-                        self.shared.standing.lock().entry(self.p).or_default().low = Some(stored.low);
+                        self.shared.standing.lock().entry(self.p).or_default().low =
+                            Some(stored.low);
                         self.delete_behind(stored);
                     }
                 }
@@ -268,13 +311,30 @@ impl Worker {
             match self.log.confirm() {
                 Ok(Some((offset, records))) => {
                     self.progress.changed();
-                    let ticket = Ticket { offset, epoch: self.log.epoch() };
-                    for (index, recorded) in (0..).zip(records) {
-                        let Recorded { position, after, made, health, follow } = recorded;
+                    let ticket = Ticket {
+                        offset,
+                        epoch: self.log.epoch(),
+                    };
+                    for (index, judged) in (0..).zip(records) {
+                        let Judged {
+                            position,
+                            after,
+                            made,
+                            health,
+                            follow,
+                            ..
+                        } = judged;
                         self.places.remove(&position);
-                        self.partition.confirmed(ticket, position, after, health, made);
-                        if let Some((attempt, payload)) = follow {
-                            self.follow(Position { offset, index }, position, attempt, &payload).await?;
+                        self.partition
+                            .confirmed(ticket, position, after, health, made);
+                        if let Some(follow) = follow {
+                            self.follow(
+                                Position { offset, index },
+                                position,
+                                follow.attempt,
+                                &follow.payload,
+                            )
+                            .await?;
                         }
                     }
                 }
@@ -283,7 +343,10 @@ impl Worker {
             }
         }
         match self.log.fenced_by() {
-            Some(epoch) => Err(WorkerError::Fenced { partition: self.p, epoch }),
+            Some(epoch) => Err(WorkerError::Fenced {
+                partition: self.p,
+                epoch,
+            }),
             None => Ok(()),
         }
     }
@@ -294,7 +357,11 @@ impl Worker {
             Some(to) => to,
             None => self.shared.journal.end(topic, self.p).await?,
         };
-        let mut reader = self.shared.journal.reader(topic, self.p, gap.from, LIVE_BUDGET).await?;
+        let mut reader = self
+            .shared
+            .journal
+            .reader(topic, self.p, gap.from, LIVE_BUDGET)
+            .await?;
         let log = &mut self.log;
         read_until(&mut *reader, to, |stored| {
             if stored.offset < to {
@@ -308,19 +375,34 @@ impl Worker {
     }
 
     /// Writes the records that follow from an attempt, in the order of the attempts.
-    async fn follow(&mut self, ticket: Position, position: Position, attempt: wire::Attempt, payload: &Payload) -> Result<(), WorkerError> {
-        let Some(next) = attempt.next.clone() else { return Ok(()) };
+    async fn follow(
+        &mut self,
+        ticket: Position,
+        position: Position,
+        attempt: wire::Attempt,
+        payload: &Payload,
+    ) -> Result<(), WorkerError> {
+        let Some(next) = attempt.next.clone() else {
+            return Ok(());
+        };
         let (topic, partition, record) = match next.kind {
             Some(wire::next::Kind::Retry(retry)) => {
                 self.shared.metrics.retries.inc();
                 self.retry(ticket, retry, &attempt, payload)?
             }
-            Some(wire::next::Kind::Dead(_)) => (self.shared.names.dead.clone(), self.p, dead(ticket, attempt.clone(), payload)),
+            Some(wire::next::Kind::Dead(_)) => (
+                self.shared.names.dead.clone(),
+                self.p,
+                dead(ticket, attempt.clone(), payload),
+            ),
             Some(wire::next::Kind::InPlace(_)) | None => return Ok(()),
         };
         let mailbox = self.mailbox.clone();
         let done = Box::new(move |result: Result<Appended, AppendError>| {
-            mailbox.put(Mail::Followed { position, result: result.map(|_| ()) });
+            mailbox.put(Mail::Followed {
+                position,
+                result: result.map(|_| ()),
+            });
         });
         append_when_room(&*self.appender, &topic, partition, record, done).await?;
         if next.deactivate {
@@ -330,67 +412,128 @@ impl Worker {
     }
 
     fn retry(
-        &self, ticket: Position, retry: wire::next::Retry, attempt: &wire::Attempt, payload: &Payload,
+        &self,
+        ticket: Position,
+        retry: wire::next::Retry,
+        attempt: &wire::Attempt,
+        payload: &Payload,
     ) -> Result<(String, u32, hookline_journal::Record), WorkerError> {
-        let lost = |reason: String| WorkerError::Lost { partition: self.p, reason };
-        let first = retry.path_ms.first().ok_or_else(|| lost("a retry has an empty path".into()))?;
-        let topic = self.shared.names.tiers.get(first).ok_or_else(|| lost(format!("there is no tier of {first} ms")))?;
-        let layout = self.snapshot.layout().ok_or_else(|| lost("the registry has no layout".into()))?;
+        let lost = |reason: String| WorkerError::Lost {
+            partition: self.p,
+            reason,
+        };
+        let first = retry
+            .path_ms
+            .first()
+            .ok_or_else(|| lost("a retry has an empty path".into()))?;
+        let topic = self
+            .shared
+            .names
+            .tiers
+            .get(first)
+            .ok_or_else(|| lost(format!("there is no tier of {first} ms")))?;
+        let layout = self
+            .snapshot
+            .layout()
+            .ok_or_else(|| lost("the registry has no layout".into()))?;
         let record = payload.record();
         let waiting = wire::Waiting {
             format: wire::FORMAT,
             partition: self.p,
-            source: Some(wire::FromRetry { path_ms: retry.path_ms, ticket: Some(ticket.into()) }),
+            source: Some(wire::FromRetry {
+                path_ms: retry.path_ms,
+                ticket: Some(ticket.into()),
+            }),
             hop: 0,
             event: Some(payload.event().clone()),
-            send: Some(wire::Send { attempts: attempt.attempt, first_try_ms: attempt.first_try_ms, ..payload.send().clone() }),
+            send: Some(wire::Send {
+                attempts: attempt.attempt,
+                first_try_ms: attempt.first_try_ms,
+                ..payload.send().clone()
+            }),
             registry_offset: record.registry_offset,
             accepted_at_ms: record.accepted_at_ms,
         };
-        Ok((topic.clone(), self.p % layout.tier_partitions.max(1), records::plain(None, &waiting)))
+        Ok((
+            topic.clone(),
+            self.p % layout.tier_partitions.max(1),
+            records::plain(None, &waiting),
+        ))
     }
 
     /// Sets the webhook inactive, unless it has changed since: an attempt deactivates only the epoch it was sent under.
     fn deactivate(&mut self, position: Position, attempt: &wire::Attempt) {
         let (registry, mailbox) = (self.shared.registry.clone(), self.mailbox.clone());
-        let Some(uid) = hookline_model::ids::WebhookUid::from_slice(&attempt.webhook_uid) else { return };
+        let Some(uid) = hookline_model::ids::WebhookUid::from_slice(&attempt.webhook_uid) else {
+            return;
+        };
         let epoch = attempt.webhook_epoch;
-        let what = if attempt.status == 0 { attempt.error_class.clone() } else { format!("status {}", attempt.status) };
-        let reason = format!("deactivated by its retry policy: attempt {} of event {} ended with {what}", attempt.attempt, attempt.event_id);
-        #[expect(clippy::disallowed_methods, reason = "the set is this worker's own: it is reaped every turn and aborted with it")]
+        let what = if attempt.status == 0 {
+            attempt.error_class.clone()
+        } else {
+            format!("status {}", attempt.status)
+        };
+        let reason = format!(
+            "deactivated by its retry policy: attempt {} of event {} ended with {what}",
+            attempt.attempt, attempt.event_id
+        );
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the set is this worker's own: it is reaped every turn and aborted with it"
+        )]
         self.tasks.spawn(async move {
             while let Err(error) = registry.deactivate(uid, epoch, &reason).await {
                 tracing::warn!(webhook.uid = %uid, %error, "deactivating a webhook is tried again");
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
-            mailbox.put(Mail::Followed { position, result: Ok(()) });
+            mailbox.put(Mail::Followed {
+                position,
+                result: Ok(()),
+            });
         });
     }
 
     /// Hands what was judged to the journal: at once when there is little, bundled while records are under way.
     async fn record(&mut self) -> Result<(), WorkerError> {
-        while !self.judged.is_empty() && (self.log.pending() < RECORDS_UNDER_WAY || self.judged.len() >= limits::ATTEMPTS_PER_RECORD_MAX) {
+        while !self.judged.is_empty()
+            && (self.log.pending() < RECORDS_UNDER_WAY
+                || self.judged.len() >= limits::ATTEMPTS_PER_RECORD_MAX)
+        {
             let mut bytes = 0;
             let fit = self.judged.iter().take_while(|judged| {
                 let first = bytes == 0;
-                bytes += judged.attempt.encoded_len() + 8;
+                bytes += judged.encoded.len();
                 first || bytes <= limits::ATTEMPTS_RECORD_BYTES
             });
             let count = fit.take(limits::ATTEMPTS_PER_RECORD_MAX).count();
-            let mut attempts = Vec::with_capacity(count);
+            let encoded = self
+                .judged
+                .iter()
+                .take(count)
+                .map(|judged| judged.encoded.as_slice());
+            let record =
+                records::attempts(self.log.epoch(), self.log.next_sequence(), encoded, bytes);
             let mut recorded = Vec::with_capacity(count);
-            for judged in self.judged.drain(..count) {
-                self.shared.metrics.attempts.with_label_values(&[judged.outcome.as_str()]).inc();
-                let (after, made) = (attempt::after(&judged.attempt), attempt::made(&judged.attempt));
-                let follow = matches!(after, After::Follow(_)).then(|| (judged.attempt.clone(), judged.payload));
-                recorded.push(Recorded { position: judged.position, after, made, health: judged.health, follow });
-                attempts.push(judged.attempt);
+            for mut judged in self.judged.drain(..count) {
+                self.shared
+                    .metrics
+                    .attempts
+                    .with_label_values(&[judged.outcome.as_str()])
+                    .inc();
+                judged.encoded = Vec::new();
+                recorded.push(judged);
             }
-            let record = wire::Attempts { format: wire::FORMAT, epoch: self.log.epoch(), sequence: self.log.next_sequence(), attempts };
             let sequence = self.log.appended(recorded);
             let mailbox = self.mailbox.clone();
             let done = Box::new(move |result| mailbox.put(Mail::Stored { sequence, result }));
-            append_when_room(&*self.appender, &self.shared.names.attempts, self.p, records::attempts(&record), done).await?;
+            append_when_room(
+                &*self.appender,
+                &self.shared.names.attempts,
+                self.p,
+                record,
+                done,
+            )
+            .await?;
         }
         Ok(())
     }
@@ -406,11 +549,27 @@ impl Worker {
             let carried = queued.payload.send();
             let made = Made {
                 attempts: single.attempts.max(carried.attempts),
-                first_try: if single.first_try == Millis(0) { Millis(carried.first_try_ms) } else { single.first_try },
+                first_try: if single.first_try == Millis(0) {
+                    Millis(carried.first_try_ms)
+                } else {
+                    single.first_try
+                },
             };
             match door.opened(&queued, start.send) {
-                Opened::End { webhook, outcome, why } => {
-                    let judged = attempt::without_exchange(queued.position, queued.payload, webhook.as_deref(), outcome, made, now, why);
+                Opened::End {
+                    webhook,
+                    outcome,
+                    why,
+                } => {
+                    let judged = attempt::without_exchange(
+                        queued.position,
+                        queued.payload,
+                        webhook.as_deref(),
+                        outcome,
+                        made,
+                        now,
+                        why,
+                    );
                     self.judged.push(judged);
                 }
                 Opened::Send { webhook, place } => {
@@ -423,10 +582,14 @@ impl Worker {
                         first_try: made.first_try,
                     };
                     let (shared, mailbox) = (self.shared.clone(), self.mailbox.clone());
-                    #[expect(clippy::disallowed_methods, reason = "the set is this worker's own: it is reaped every turn and aborted with it")]
+                    #[expect(
+                        clippy::disallowed_methods,
+                        reason = "the set is this worker's own: it is reaped every turn and aborted with it"
+                    )]
                     self.tasks.spawn(async move {
-                        let judged = crate::attempt::make(&shared.maker, &shared.metrics, prepared).await;
-                        mailbox.put(Mail::Judged(Box::new(judged)));
+                        let judged =
+                            crate::attempt::make(&shared.maker, &shared.metrics, prepared).await;
+                        mailbox.put(Mail::Judged(judged));
                     });
                 }
             }
@@ -444,7 +607,9 @@ impl Worker {
             self.scanner.seek(&self.shared, self.p, from).await?;
         }
         while self.partition.lanes().scanning().is_some() {
-            let Some(step) = self.scanner.next(self.partition.watermark()) else { return Ok(()) };
+            let Some(step) = self.scanner.next(self.partition.watermark()) else {
+                return Ok(());
+            };
             if let Some(record) = step.record
                 && let Ok((placed, _)) = records::sends(&record)
                 && !placed.into_iter().all(|placed| self.scanned(placed))
@@ -458,14 +623,35 @@ impl Worker {
     }
 
     fn scanned(&mut self, placed: Placed) -> bool {
-        let Placed { position, next, lane, payload, bytes, .. } = placed;
+        let Placed {
+            position,
+            next,
+            lane,
+            payload,
+            bytes,
+            ..
+        } = placed;
         let room = self.shared.room();
-        !self.partition.scan_takes(lane, position) || self.partition.scanned(Read { position, next, lane, payload, bytes }, room)
+        !self.partition.scan_takes(lane, position)
+            || self.partition.scanned(
+                Read {
+                    position,
+                    next,
+                    lane,
+                    payload,
+                    bytes,
+                },
+                room,
+            )
     }
 
     async fn read_live(&mut self, batch: Result<Batch, ReadError>) -> Result<(), WorkerError> {
-        let batch = batch.map_err(|error| WorkerError::Lost { partition: self.p, reason: error.to_string() })?;
+        let batch = batch.map_err(|error| WorkerError::Lost {
+            partition: self.p,
+            reason: error.to_string(),
+        })?;
         let now = self.shared.clock.now();
+        self.live_at = tokio::time::Instant::now();
         self.progress.changed();
         for record in &batch.records {
             let bytes = record.value.as_ref().map_or(0, bytes::Bytes::len);
@@ -476,9 +662,29 @@ impl Worker {
                     if registry_offset > self.snapshot.offset {
                         self.snapshot = self.shared.registry.applied(registry_offset).await?;
                     }
-                    for Placed { position, next, lane, stream, at, payload, bytes } in placed {
-                        let room = self.shared.room().saturating_sub(self.partition.lanes().queued_bytes().saturating_sub(self.queued_bytes));
-                        let read = Read { position, next, lane, payload, bytes };
+                    for Placed {
+                        position,
+                        next,
+                        lane,
+                        stream,
+                        at,
+                        payload,
+                        bytes,
+                    } in placed
+                    {
+                        let room = self.shared.room().saturating_sub(
+                            self.partition
+                                .lanes()
+                                .queued_bytes()
+                                .saturating_sub(self.queued_bytes),
+                        );
+                        let read = Read {
+                            position,
+                            next,
+                            lane,
+                            payload,
+                            bytes,
+                        };
                         if self.partition.live(read, stream, at, now, room) == Admitted::Repeat {
                             self.shared.metrics.repeats.inc();
                         }
@@ -486,8 +692,15 @@ impl Worker {
                 }
                 Err(why) => {
                     tracing::error!(partition = self.p, offset = record.offset, reason = %why.0, "a record of deliveries cannot be used; it goes to `rejected`");
-                    let rejected = records::rejected(record, &self.shared.names.deliveries, self.p, &why, now);
-                    append_and_wait(&*self.appender, &self.shared.names.rejected, self.p, rejected).await?;
+                    let rejected =
+                        records::rejected(record, &self.shared.names.deliveries, self.p, &why, now);
+                    append_and_wait(
+                        &*self.appender,
+                        &self.shared.names.rejected,
+                        self.p,
+                        rejected,
+                    )
+                    .await?;
                 }
             }
             self.partition.passed(record.offset + 1);
@@ -498,20 +711,47 @@ impl Worker {
 
     async fn store_progress(&mut self, last: bool) -> Result<(), WorkerError> {
         let now = self.shared.clock.now();
-        if !self.progress.wants(now, self.shared.config.checkpoint_every, last) {
+        if !self
+            .progress
+            .wants(now, self.shared.config.checkpoint_every, last)
+        {
             return Ok(());
         }
-        let oldest = self.partition.lanes().heads().map(|queued| queued.payload.accepted_at()).min();
-        self.shared.standing.lock().entry(self.p).or_default().oldest = oldest;
+        let oldest = self
+            .partition
+            .lanes()
+            .heads()
+            .map(|queued| queued.payload.accepted_at())
+            .min();
+        self.shared
+            .standing
+            .lock()
+            .entry(self.p)
+            .or_default()
+            .oldest = oldest;
         let snapshot = &self.snapshot;
-        self.partition.lanes().tidy(|webhook| snapshot.webhook(webhook).is_some());
-        let checkpoint = self.partition.checkpoint(self.log.epoch(), self.log.inspected(), now);
+        self.partition
+            .lanes()
+            .tidy(|webhook| snapshot.webhook(webhook).is_some());
+        let checkpoint = self
+            .partition
+            .checkpoint(self.log.epoch(), self.log.inspected(), now);
         let records = self.progress.begin(&checkpoint, now);
         for (index, record) in (0..).zip(records) {
-            self.shared.metrics.checkpoint_bytes.inc_by(record.value.as_ref().map_or(0, bytes::Bytes::len) as u64);
+            self.shared
+                .metrics
+                .checkpoint_bytes
+                .inc_by(record.value.as_ref().map_or(0, bytes::Bytes::len) as u64);
             let mailbox = self.mailbox.clone();
             let done = Box::new(move |result| mailbox.put(Mail::Checkpoint { result, index }));
-            append_when_room(&*self.appender, &self.shared.names.progress, self.p, record, done).await?;
+            append_when_room(
+                &*self.appender,
+                &self.shared.names.progress,
+                self.p,
+                record,
+                done,
+            )
+            .await?;
         }
         Ok(())
     }
@@ -520,7 +760,10 @@ impl Worker {
     fn delete_behind(&mut self, stored: crate::progress::Stored) {
         let now = self.shared.clock.now();
         for (topic, before) in [
-            (&self.shared.names.deliveries, self.progress.deletable_deliveries(stored.low, now)),
+            (
+                &self.shared.names.deliveries,
+                self.progress.deletable_deliveries(stored.low, now),
+            ),
             (&self.shared.names.progress, stored.progress_before),
         ] {
             let Some(before) = before else { continue };
@@ -536,13 +779,19 @@ impl Worker {
 
     fn figures(&mut self) {
         let lanes = self.partition.lanes();
-        self.behind.set(i64::try_from(lanes.behind()).unwrap_or(i64::MAX));
-        self.queued.set(i64::try_from(lanes.queued()).unwrap_or(i64::MAX));
+        self.behind
+            .set(i64::try_from(lanes.behind()).unwrap_or(i64::MAX));
+        self.queued
+            .set(i64::try_from(lanes.queued()).unwrap_or(i64::MAX));
         let bytes = lanes.queued_bytes();
         if bytes >= self.queued_bytes {
-            self.shared.queued_bytes.fetch_add(bytes - self.queued_bytes, Ordering::Relaxed);
+            self.shared
+                .queued_bytes
+                .fetch_add(bytes - self.queued_bytes, Ordering::Relaxed);
         } else {
-            self.shared.queued_bytes.fetch_sub(self.queued_bytes - bytes, Ordering::Relaxed);
+            self.shared
+                .queued_bytes
+                .fetch_sub(self.queued_bytes - bytes, Ordering::Relaxed);
         }
         self.queued_bytes = bytes;
     }
@@ -550,12 +799,18 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        self.shared.queued_bytes.fetch_sub(self.queued_bytes, Ordering::Relaxed);
+        self.shared
+            .queued_bytes
+            .fetch_sub(self.queued_bytes, Ordering::Relaxed);
     }
 }
 
 /// The whole delivery, so that it can be sent again; captured bodies stay in `attempts`.
-fn dead(ticket: Position, mut attempt: wire::Attempt, payload: &Payload) -> hookline_journal::Record {
+fn dead(
+    ticket: Position,
+    mut attempt: wire::Attempt,
+    payload: &Payload,
+) -> hookline_journal::Record {
     if let Some(response) = attempt.response.as_mut() {
         response.body_truncated |= !response.body.is_empty();
         response.body.clear();
@@ -571,6 +826,7 @@ fn dead(ticket: Position, mut attempt: wire::Attempt, payload: &Payload) -> hook
 }
 
 /// Outcomes of what is ended without an exchange, with the reason that people see.
-pub(crate) const DELETED: (Outcome, &str) = (Outcome::Cancelled, "the webhook was deleted or deactivated");
+pub(crate) const DELETED: (Outcome, &str) =
+    (Outcome::Cancelled, "the webhook was deleted or deactivated");
 /// See [`DELETED`].
 pub(crate) const TOO_OLD: (Outcome, &str) = (Outcome::Expired, "older than the policy's max_age");

@@ -57,7 +57,7 @@ pub const LANE_QUEUE_SENDS: usize = 2_000;
 /// See [`LANE_QUEUE_SENDS`].
 pub const LANE_QUEUE_BYTES: usize = 1024 * 1024;
 /// What all lanes of a worker may queue together.
-pub const WORKER_QUEUE_BYTES: usize = 32 * 1024 * 1024;
+pub const WORKER_QUEUE_BYTES: usize = 16 * 1024 * 1024;
 
 /// Attempts in one record of `attempts`, and the bytes at which it is closed.
 pub const ATTEMPTS_PER_RECORD_MAX: usize = 256;

@@ -8,6 +8,7 @@
 //! the current one is never tombstoned; secrets stand in the journal only sealed. What this crate does not know: what webhooks are for.
 
 mod cow;
+mod end;
 mod entry;
 mod error;
 mod follow;
@@ -37,6 +38,7 @@ pub use snapshot::{Layout, Matches, Snapshot};
 pub use typed::{ProjectWritten, PutWebhook, WebhookWritten};
 pub use write::{Change, Written};
 
+use end::EndQuery;
 use follow::Follow;
 use log::Name;
 use write::Write;
@@ -74,6 +76,7 @@ impl RegistryConfig {
 pub struct Registry {
     follow: Arc<Follow>,
     write: Arc<Write>,
+    end: Arc<EndQuery>,
 }
 
 impl Registry {
@@ -94,6 +97,7 @@ impl Registry {
         let registry = Self {
             follow: Arc::new(follow),
             write: Arc::new(Write::new(clock, config.write_timeout)),
+            end: Arc::new(EndQuery::default()),
         };
         registry.check_key().await?;
         Ok(registry)
@@ -160,7 +164,10 @@ impl Registry {
     /// # Errors
     /// When the journal does not answer, or the log can no longer be followed.
     pub async fn refresh(&self) -> Result<Arc<Snapshot>, FollowError> {
-        let end = self.follow.journal.end(&self.follow.topic, 0).await?;
+        let end = self
+            .end
+            .ask(&*self.follow.journal, &self.follow.topic)
+            .await?;
         self.applied(end).await
     }
 

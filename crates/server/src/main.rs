@@ -29,7 +29,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
-/// Every event is many small allocations made on one thread and freed on another; the system's allocator keeps such memory to itself.
+/// Every delivery is many small allocations made on one thread and freed on another, which the system's allocator pays dearly for.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -37,6 +37,8 @@ fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        // Questions to the broker that block; each is short, and threads cost memory.
+        .max_blocking_threads(24)
         .thread_name("hookline")
         .build()
     {

@@ -3,7 +3,6 @@
 mod answers;
 mod places;
 mod server;
-mod speed;
 mod tls;
 
 use std::net::IpAddr;

@@ -131,8 +131,8 @@ pub(crate) struct AppendBounds {
     pub(crate) bytes: usize,
 }
 
-const APPEND_RECORDS: usize = 50_000;
-const APPEND_KBYTES: usize = 16 * 1024;
+const APPEND_RECORDS: usize = 10_000;
+const APPEND_KBYTES: usize = 8 * 1024;
 
 /// A record of the largest size and the frame around it.
 const REQUEST_BYTES_MAX: usize = limits::RECORD_BYTES_MAX + 64 * 1024;
@@ -213,7 +213,7 @@ impl ClientSettings {
         // A response is kept in memory until the last of its records is taken, hence the bounds on whole responses, too.
         let (records, kbytes, partition, response) = match class {
             BudgetClass::Small => ("500", "128", "65536", "524288"),
-            BudgetClass::Normal => ("10000", "512", "262144", "4194304"),
+            BudgetClass::Normal => ("2000", "256", "262144", "1048576"),
         };
         self.client(
             id,
