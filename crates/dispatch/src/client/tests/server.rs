@@ -37,22 +37,6 @@ impl Server {
         }
     }
 
-    /// Answers every request on every connection with these bytes, then leaves the connection open.
-    pub(super) async fn saying(answer: impl Into<Vec<u8>>) -> Self {
-        let answer = answer.into();
-        Self::start(move |_, mut stream| {
-            let answer = answer.clone();
-            async move {
-                while read_request(&mut stream).await.is_some() {
-                    if stream.write_all(&answer).await.is_err() {
-                        return;
-                    }
-                }
-            }
-        })
-        .await
-    }
-
     /// Answers one request with these bytes and closes.
     pub(super) async fn saying_once(answer: impl Into<Vec<u8>>) -> Self {
         let answer = answer.into();
