@@ -123,8 +123,10 @@ impl Dispatch {
                     Ok(event) => self.suggested(&committer, event).await,
                     Err(error) => {
                         // The session is gone: nobody may start anything, and what is running counts for nobody.
-                        self.shared.lease.end();
-                        self.abort_all().await;
+                        self.lease_lost().await;
+                        self.resting.clear();
+                        self.stopped.clear();
+                        self.shared.standing.lock().clear();
                         tracing::warn!(%error, "the dispatch group was lost; joining again");
                         member.leave().await;
                         tokio::time::sleep(CLAIM_AGAIN).await;
@@ -195,10 +197,12 @@ impl Dispatch {
             }
             MemberEvent::Lost(partitions) => {
                 tracing::warn!(count = partitions.len(), "partitions were lost");
-                self.shared.lease.end();
-                self.abort_all().await;
-                self.resting.clear();
-                self.shared.standing.lock().clear();
+                // Nobody may start anything before the next accepted commit; what is still ours is claimed again.
+                self.lease_lost().await;
+                for p in partitions.iter().map(|tp| tp.partition) {
+                    self.resting.remove(&p);
+                    self.shared.standing.lock().remove(&p);
+                }
             }
         }
         self.figures();
@@ -412,6 +416,19 @@ impl Dispatch {
             .metrics
             .stopped
             .set(i64::try_from(self.stopped.len()).unwrap_or(i64::MAX));
+    }
+
+    /// Ends the lease and all workers at once; their partitions rest, until they are claimed again or taken off the list.
+    async fn lease_lost(&mut self) {
+        self.shared.lease.end();
+        let again = Instant::now() + CLAIM_AGAIN;
+        let ours = self
+            .running
+            .iter()
+            .filter(|(_, running)| running.guard.is_none());
+        let ours: Vec<u32> = ours.map(|(p, _)| *p).collect();
+        self.abort_all().await;
+        self.resting.extend(ours.into_iter().map(|p| (p, again)));
     }
 
     async fn abort_all(&mut self) {

@@ -646,10 +646,10 @@ impl Worker {
     }
 
     async fn read_live(&mut self, batch: Result<Batch, ReadError>) -> Result<(), WorkerError> {
-        let batch = batch.map_err(|error| WorkerError::Lost {
-            partition: self.p,
-            reason: error.to_string(),
-        })?;
+        let batch = match batch {
+            Ok(batch) => batch,
+            Err(error) => return Err(self.unreadable(error).await?),
+        };
         let now = self.shared.clock.now();
         self.live_at = tokio::time::Instant::now();
         self.progress.changed();
@@ -707,6 +707,28 @@ impl Worker {
         }
         self.partition.passed(batch.next);
         Ok(())
+    }
+
+    /// What it means that reading cannot go on. Records that are gone may be so because somebody else owns the partition and has settled them: that is
+    /// looked for before anybody is alarmed.
+    async fn unreadable(&mut self, error: ReadError) -> Result<WorkerError, WorkerError> {
+        let reason = error.to_string();
+        if !matches!(
+            error,
+            ReadError::Deleted { .. } | ReadError::BeyondEnd { .. }
+        ) {
+            return Ok(JournalError::from(error).into());
+        }
+        self.read_gap(Gap {
+            from: self.log.inspected(),
+            to: None,
+        })
+        .await?;
+        let partition = self.p;
+        Ok(match self.log.fenced_by() {
+            Some(epoch) => WorkerError::Fenced { partition, epoch },
+            None => WorkerError::Lost { partition, reason },
+        })
     }
 
     async fn store_progress(&mut self, last: bool) -> Result<(), WorkerError> {

@@ -512,9 +512,10 @@ impl<T: Clone> Partition<T> {
     #[must_use]
     pub fn checkpoint(&mut self, epoch: u64, inspected: u64, now: Millis) -> Checkpoint {
         self.marks.forget(now);
-        let floor = self.lanes.lowest();
-        self.skips
-            .retain(|_, to| floor.is_some_and(|floor| *to > floor));
+        // What every lane has passed is forgotten. Above the watermark nothing has been passed yet.
+        let edge = Position::at(self.watermark);
+        let floor = self.lanes.lowest().map_or(edge, |lowest| lowest.min(edge));
+        self.skips.retain(|_, to| *to > floor);
         // Held back to the first record that a new owner must read (again); the claim that counts there is that record's own.
         let held_back = self.open.keys().chain(self.ahead.values()).min().copied();
         let end = held_back.unwrap_or(Ticket {
