@@ -63,8 +63,8 @@ impl ClientConfig {
             extra_roots: Vec::new(),
             body_kept: limits::RESPONSE_BODY_KEPT,
             headers_kept: 16 * 1024,
-            // A webhook's window is at most this wide, so a steady stream never opens a connection twice.
-            idle_per_origin: limits::WINDOW_MAX as usize,
+            // Many webhooks may live at one origin; a steady stream to them must not open connections again and again.
+            idle_per_origin: 1024,
             idle_total: 2048,
         }
     }

@@ -603,7 +603,10 @@ impl Worker {
             self.scanner.rest();
             return Ok(());
         }
-        if let Some(from) = self.partition.lanes().begin_scan() {
+        // With little room a scan would take next to nothing before it ended, and the log would be read for it again and again.
+        if self.shared.room() > limits::WORKER_QUEUE_BYTES / 4
+            && let Some(from) = self.partition.lanes().begin_scan()
+        {
             self.scanner.seek(&self.shared, self.p, from).await?;
         }
         while self.partition.lanes().scanning().is_some() {

@@ -56,7 +56,10 @@ pub const WINDOW_MAX: u32 = 128;
 pub const LANE_QUEUE_SENDS: usize = 2_000;
 /// See [`LANE_QUEUE_SENDS`].
 pub const LANE_QUEUE_BYTES: usize = 1024 * 1024;
-/// What all lanes of a worker may queue together.
+/// Sends that a lane keeps queued while its webhook fails: what waits for it would only take room from those that send. The rest stays in the log.
+pub const SUSPECT_QUEUE_SENDS: usize = if cfg!(test) { 2 } else { 64 };
+const _: () = assert!(SUSPECT_QUEUE_SENDS < LANE_QUEUE_SENDS);
+/// What all lanes of a worker may queue together; those of failing webhooks half of it.
 pub const WORKER_QUEUE_BYTES: usize = 16 * 1024 * 1024;
 
 /// Attempts in one record of `attempts`, and the bytes at which it is closed.

@@ -8,7 +8,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use crate::ids::{Position, WebhookUid};
-use crate::limits::{LANE_QUEUE_BYTES, LANE_QUEUE_SENDS, WINDOW_MAX, WINDOW_START};
+use crate::limits::{
+    LANE_QUEUE_BYTES, LANE_QUEUE_SENDS, SUSPECT_QUEUE_SENDS, WINDOW_MAX, WINDOW_START,
+    WORKER_QUEUE_BYTES,
+};
 use crate::time::Millis;
 
 /// Which of a webhook's lanes. The numbers are stored.
@@ -94,6 +97,13 @@ struct Lane<T> {
     behind: Option<Position>,
 }
 
+/// What a lane may queue.
+#[derive(Debug, Clone, Copy)]
+struct Quota {
+    sends: usize,
+    room: usize,
+}
+
 impl<T> Default for Lane<T> {
     fn default() -> Self {
         Self {
@@ -105,21 +115,19 @@ impl<T> Default for Lane<T> {
 }
 
 impl<T> Lane<T> {
-    fn full(&self, bytes: usize, room: usize) -> bool {
+    fn full(&self, bytes: usize, quota: Quota) -> bool {
         !self.queue.is_empty()
-            && (self.queue.len() >= LANE_QUEUE_SENDS
+            && (self.queue.len() >= quota.sends
                 || self.bytes + bytes > LANE_QUEUE_BYTES
-                || bytes > room)
+                || bytes > quota.room)
     }
 
     fn cursor(&self) -> Option<Position> {
         self.queue.front().map(|q| q.position).or(self.behind)
     }
 
-    fn wants_more(&self) -> bool {
-        self.behind.is_some()
-            && self.queue.len() < LANE_QUEUE_SENDS / 2
-            && self.bytes < LANE_QUEUE_BYTES / 2
+    fn wants_more(&self, sends: usize) -> bool {
+        self.behind.is_some() && self.queue.len() < sends / 2 && self.bytes < LANE_QUEUE_BYTES / 2
     }
 }
 
@@ -187,7 +195,32 @@ impl<T> Hook<T> {
     }
 
     fn suspect(&self) -> bool {
-        !self.proven || self.window < WINDOW_START
+        !self.proven || self.failing()
+    }
+
+    fn failing(&self) -> bool {
+        self.window < WINDOW_START
+    }
+
+    fn sends_max(&self) -> usize {
+        if self.failing() {
+            SUSPECT_QUEUE_SENDS
+        } else {
+            LANE_QUEUE_SENDS
+        }
+    }
+
+    /// What its lanes may queue, of the room that the worker has: suspects leave half of it to the others.
+    fn quota(&self, room: usize) -> Quota {
+        let kept = if self.suspect() {
+            WORKER_QUEUE_BYTES / 2
+        } else {
+            0
+        };
+        Quota {
+            sends: self.sends_max(),
+            room: room.saturating_sub(kept),
+        }
     }
 
     fn waiting(&self, kind: LaneKind) -> bool {
@@ -301,11 +334,12 @@ impl<T> Lanes<T> {
     pub fn offer(&mut self, queued: Queued<T>, room: usize) -> Offered {
         let (key, position, bytes) = (queued.lane, queued.position, queued.bytes);
         let hook = self.hooks.entry(key.webhook).or_insert_with(Hook::new);
+        let quota = hook.quota(room);
         let lane = hook.lanes.entry(key.kind).or_default();
         if lane.behind.is_some() {
             return Offered::Left;
         }
-        if lane.full(bytes, room) {
+        if lane.full(bytes, quota) {
             lane.behind = Some(position);
             self.behind.insert((position, key));
             return Offered::Left;
@@ -459,10 +493,46 @@ impl<T> Lanes<T> {
                 hook.proven = true;
                 hook.window = (hook.window + 1).min(WINDOW_MAX);
             }
-            Health::Bad => hook.window = (hook.window / 2).max(1),
+            Health::Bad => {
+                hook.window = (hook.window / 2).max(1);
+                if hook.failing() {
+                    self.shed(webhook);
+                }
+            }
             Health::None => {}
         }
         self.wake(webhook);
+    }
+
+    /// A webhook fails: most of what it has queued goes back to where it still stands, the log.
+    fn shed(&mut self, webhook: WebhookUid) {
+        let Some(hook) = self.hooks.get_mut(&webhook) else {
+            return;
+        };
+        for (kind, lane) in &mut hook.lanes {
+            let mut first = None;
+            while lane.queue.len() > SUSPECT_QUEUE_SENDS {
+                let Some(queued) = lane.queue.pop_back() else {
+                    break;
+                };
+                lane.bytes -= queued.bytes;
+                self.queued_bytes -= queued.bytes;
+                self.queued -= 1;
+                first = Some(queued.position);
+            }
+            if let Some(first) = first {
+                let key = LaneKey {
+                    webhook,
+                    kind: *kind,
+                };
+                move_cursor(&mut self.behind, key, lane.behind, Some(first));
+                lane.behind = Some(first);
+                // The scan has passed what was given back.
+                if let Some(scan) = &mut self.scan {
+                    scan.refused.insert(key);
+                }
+            }
+        }
     }
 
     /// Settings changed: whoever was parked asks again.
@@ -480,7 +550,10 @@ impl<T> Lanes<T> {
         }
         let (from, follows) = *self.behind.iter().find(|(_, key)| {
             self.hooks.get(&key.webhook).is_some_and(|h| {
-                h.turn != Turn::Parked && h.lanes.get(&key.kind).is_some_and(Lane::wants_more)
+                h.turn != Turn::Parked
+                    && h.lanes
+                        .get(&key.kind)
+                        .is_some_and(|lane| lane.wants_more(h.sends_max()))
             })
         })?;
         self.scan = Some(Scan {
@@ -528,9 +601,10 @@ impl<T> Lanes<T> {
         let Some(hook) = self.hooks.get_mut(&lane.webhook) else {
             return true;
         };
+        let quota = hook.quota(room);
         let entry = hook.lanes.entry(lane.kind).or_default();
         let old = entry.behind;
-        if queued.as_ref().is_some_and(|q| entry.full(q.bytes, room)) {
+        if queued.as_ref().is_some_and(|q| entry.full(q.bytes, quota)) {
             scan.refused.insert(lane);
             move_cursor(&mut self.behind, lane, old, Some(position));
             entry.behind = Some(position);
