@@ -1,6 +1,9 @@
 //! The owner of one partition at work: a struct consumed by [`Worker::run`], one turn after another. A turn takes everything that has come, acts on what
 //! has certainly counted, records what was judged, and only then starts something new.
 
+mod follow;
+mod read;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -9,15 +12,14 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use hookline_journal::{
     AppendError, Appended, Appender, Batch, JournalError, ReadBudget, ReadError, Reader,
-    append_and_wait, append_when_room, read_until,
+    append_when_room, read_until,
 };
 use hookline_model::core::claims::{Gap, OwnLog};
-use hookline_model::core::partition::{Admitted, Made, Partition, Read, Ticket};
+use hookline_model::core::partition::{Made, Partition, Ticket};
 use hookline_model::ids::Position;
 use hookline_model::limits;
 use hookline_model::outcome::Outcome;
 use hookline_model::time::Millis;
-use hookline_model::wire;
 use hookline_registry::Snapshot;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -28,7 +30,7 @@ use crate::mailbox::Mailbox;
 use crate::metrics::Share;
 use crate::places::Place;
 use crate::progress::ProgressLog;
-use crate::records::{self, Payload, Placed};
+use crate::records::{self, Payload};
 use crate::scan::{ScanBudget, Scanner};
 use crate::shared::Shared;
 use crate::takeover::{self, TakeoverError, Unfollowed};
@@ -374,125 +376,6 @@ impl Worker {
         Ok(())
     }
 
-    /// Writes the records that follow from an attempt, in the order of the attempts.
-    async fn follow(
-        &mut self,
-        ticket: Position,
-        position: Position,
-        attempt: wire::Attempt,
-        payload: &Payload,
-    ) -> Result<(), WorkerError> {
-        let Some(next) = attempt.next.clone() else {
-            return Ok(());
-        };
-        let (topic, partition, record) = match next.kind {
-            Some(wire::next::Kind::Retry(retry)) => {
-                self.shared.metrics.retries.inc();
-                self.retry(ticket, retry, &attempt, payload)?
-            }
-            Some(wire::next::Kind::Dead(_)) => (
-                self.shared.names.dead.clone(),
-                self.p,
-                dead(ticket, attempt.clone(), payload),
-            ),
-            Some(wire::next::Kind::InPlace(_)) | None => return Ok(()),
-        };
-        let mailbox = self.mailbox.clone();
-        let done = Box::new(move |result: Result<Appended, AppendError>| {
-            mailbox.put(Mail::Followed {
-                position,
-                result: result.map(|_| ()),
-            });
-        });
-        append_when_room(&*self.appender, &topic, partition, record, done).await?;
-        if next.deactivate {
-            self.deactivate(position, &attempt);
-        }
-        Ok(())
-    }
-
-    fn retry(
-        &self,
-        ticket: Position,
-        retry: wire::next::Retry,
-        attempt: &wire::Attempt,
-        payload: &Payload,
-    ) -> Result<(String, u32, hookline_journal::Record), WorkerError> {
-        let lost = |reason: String| WorkerError::Lost {
-            partition: self.p,
-            reason,
-        };
-        let first = retry
-            .path_ms
-            .first()
-            .ok_or_else(|| lost("a retry has an empty path".into()))?;
-        let topic = self
-            .shared
-            .names
-            .tiers
-            .get(first)
-            .ok_or_else(|| lost(format!("there is no tier of {first} ms")))?;
-        let layout = self
-            .snapshot
-            .layout()
-            .ok_or_else(|| lost("the registry has no layout".into()))?;
-        let record = payload.record();
-        let waiting = wire::Waiting {
-            format: wire::FORMAT,
-            partition: self.p,
-            source: Some(wire::FromRetry {
-                path_ms: retry.path_ms,
-                ticket: Some(ticket.into()),
-            }),
-            hop: 0,
-            event: Some(payload.event().clone()),
-            send: Some(wire::Send {
-                attempts: attempt.attempt,
-                first_try_ms: attempt.first_try_ms,
-                ..payload.send().clone()
-            }),
-            registry_offset: record.registry_offset,
-            accepted_at_ms: record.accepted_at_ms,
-        };
-        Ok((
-            topic.clone(),
-            self.p % layout.tier_partitions.max(1),
-            records::plain(None, &waiting),
-        ))
-    }
-
-    /// Sets the webhook inactive, unless it has changed since: an attempt deactivates only the epoch it was sent under.
-    fn deactivate(&mut self, position: Position, attempt: &wire::Attempt) {
-        let (registry, mailbox) = (self.shared.registry.clone(), self.mailbox.clone());
-        let Some(uid) = hookline_model::ids::WebhookUid::from_slice(&attempt.webhook_uid) else {
-            return;
-        };
-        let epoch = attempt.webhook_epoch;
-        let what = if attempt.status == 0 {
-            attempt.error_class.clone()
-        } else {
-            format!("status {}", attempt.status)
-        };
-        let reason = format!(
-            "deactivated by its retry policy: attempt {} of event {} ended with {what}",
-            attempt.attempt, attempt.event_id
-        );
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "the set is this worker's own: it is reaped every turn and aborted with it"
-        )]
-        self.tasks.spawn(async move {
-            while let Err(error) = registry.deactivate(uid, epoch, &reason).await {
-                tracing::warn!(webhook.uid = %uid, %error, "deactivating a webhook is tried again");
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-            mailbox.put(Mail::Followed {
-                position,
-                result: Ok(()),
-            });
-        });
-    }
-
     /// Hands what was judged to the journal: at once when there is little, bundled while records are under way.
     async fn record(&mut self) -> Result<(), WorkerError> {
         while !self.judged.is_empty()
@@ -597,143 +480,6 @@ impl Worker {
         self.look_again |= door.lacked;
     }
 
-    /// Follows lanes that are behind, as far as what has been read goes.
-    async fn scan(&mut self) -> Result<(), WorkerError> {
-        if self.partition.lanes().behind() == 0 {
-            self.scanner.rest();
-            return Ok(());
-        }
-        // With little room a scan would take next to nothing before it ended, and the log would be read for it again and again.
-        if self.shared.room() > limits::WORKER_QUEUE_BYTES / 4
-            && let Some(from) = self.partition.lanes().begin_scan()
-        {
-            self.scanner.seek(&self.shared, self.p, from).await?;
-        }
-        while self.partition.lanes().scanning().is_some() {
-            let Some(step) = self.scanner.next(self.partition.watermark()) else {
-                return Ok(());
-            };
-            if let Some(record) = step.record
-                && let Ok((placed, _)) = records::sends(&record)
-                && !placed.into_iter().all(|placed| self.scanned(placed))
-            {
-                self.scanner.unread(record);
-                return Ok(());
-            }
-            self.partition.scan_passed(step.passed);
-        }
-        Ok(())
-    }
-
-    fn scanned(&mut self, placed: Placed) -> bool {
-        let Placed {
-            position,
-            next,
-            lane,
-            payload,
-            bytes,
-            ..
-        } = placed;
-        let room = self.shared.room();
-        !self.partition.scan_takes(lane, position)
-            || self.partition.scanned(
-                Read {
-                    position,
-                    next,
-                    lane,
-                    payload,
-                    bytes,
-                },
-                room,
-            )
-    }
-
-    async fn read_live(&mut self, batch: Result<Batch, ReadError>) -> Result<(), WorkerError> {
-        let batch = match batch {
-            Ok(batch) => batch,
-            Err(error) => return Err(self.unreadable(error).await?),
-        };
-        let now = self.shared.clock.now();
-        self.live_at = tokio::time::Instant::now();
-        self.progress.changed();
-        for record in &batch.records {
-            let bytes = record.value.as_ref().map_or(0, bytes::Bytes::len);
-            self.scan_budget.live(bytes);
-            self.shared.metrics.live_bytes.inc_by(bytes as u64);
-            match records::sends(record) {
-                Ok((placed, registry_offset)) => {
-                    if registry_offset > self.snapshot.offset {
-                        self.snapshot = self.shared.registry.applied(registry_offset).await?;
-                    }
-                    for Placed {
-                        position,
-                        next,
-                        lane,
-                        stream,
-                        at,
-                        payload,
-                        bytes,
-                    } in placed
-                    {
-                        let room = self.shared.room().saturating_sub(
-                            self.partition
-                                .lanes()
-                                .queued_bytes()
-                                .saturating_sub(self.queued_bytes),
-                        );
-                        let read = Read {
-                            position,
-                            next,
-                            lane,
-                            payload,
-                            bytes,
-                        };
-                        if self.partition.live(read, stream, at, now, room) == Admitted::Repeat {
-                            self.shared.metrics.repeats.inc();
-                        }
-                    }
-                }
-                Err(why) => {
-                    tracing::error!(partition = self.p, offset = record.offset, reason = %why.0, "a record of deliveries cannot be used; it goes to `rejected`");
-                    let rejected =
-                        records::rejected(record, &self.shared.names.deliveries, self.p, &why, now);
-                    append_and_wait(
-                        &*self.appender,
-                        &self.shared.names.rejected,
-                        self.p,
-                        rejected,
-                    )
-                    .await?;
-                }
-            }
-            self.partition.passed(record.offset + 1);
-        }
-        self.partition.passed(batch.next);
-        Ok(())
-    }
-
-    /// What it means that reading cannot go on. Records that are gone may be so because somebody else owns the partition and has settled them: that is
-    /// looked for before anybody is alarmed.
-    async fn unreadable(&mut self, error: ReadError) -> Result<WorkerError, WorkerError> {
-        let reason = error.to_string();
-        if !matches!(
-            error,
-            ReadError::Deleted { .. } | ReadError::BeyondEnd { .. }
-        ) {
-            return Ok(JournalError::from(error).into());
-        }
-        self.read_gap(Gap {
-            from: self.log.inspected(),
-            to: None,
-        })
-        .await?;
-        let partition = self.p;
-        Ok(match self.log.fenced_by() {
-            Some(epoch) => WorkerError::Fenced { partition, epoch },
-            None => WorkerError::Lost { partition, reason },
-        })
-    }
-
     async fn store_progress(&mut self, last: bool) -> Result<(), WorkerError> {
         let now = self.shared.clock.now();
         if !self
@@ -828,26 +574,6 @@ impl Drop for Worker {
             .queued_bytes
             .fetch_sub(self.queued_bytes, Ordering::Relaxed);
     }
-}
-
-/// The whole delivery, so that it can be sent again; captured bodies stay in `attempts`.
-fn dead(
-    ticket: Position,
-    mut attempt: wire::Attempt,
-    payload: &Payload,
-) -> hookline_journal::Record {
-    if let Some(response) = attempt.response.as_mut() {
-        response.body_truncated |= !response.body.is_empty();
-        response.body.clear();
-    }
-    let key = attempt.webhook_uid.clone();
-    let dead = wire::DeadDelivery {
-        format: wire::FORMAT,
-        event: Some(payload.event().clone()),
-        attempt: Some(attempt),
-        ticket: Some(ticket.into()),
-    };
-    records::plain(Some(key), &dead)
 }
 
 /// Outcomes of what is ended without an exchange, with the reason that people see.

@@ -1,0 +1,151 @@
+//! Reading the partition: at the live edge, and again for lanes that are behind.
+
+use hookline_journal::{Batch, JournalError, ReadError, append_and_wait};
+use hookline_model::core::claims::Gap;
+use hookline_model::core::partition::{Admitted, Read};
+use hookline_model::limits;
+
+use super::{Worker, WorkerError};
+use crate::records::{self, Placed};
+
+impl Worker {
+    /// Follows lanes that are behind, as far as what has been read goes.
+    pub(super) async fn scan(&mut self) -> Result<(), WorkerError> {
+        if self.partition.lanes().behind() == 0 {
+            self.scanner.rest();
+            return Ok(());
+        }
+        // With little room a scan would take next to nothing before it ended, and the log would be read for it again and again.
+        if self.shared.room() > limits::WORKER_QUEUE_BYTES / 4
+            && let Some(from) = self.partition.lanes().begin_scan()
+        {
+            self.scanner.seek(&self.shared, self.p, from).await?;
+        }
+        while self.partition.lanes().scanning().is_some() {
+            let Some(step) = self.scanner.next(self.partition.watermark()) else {
+                return Ok(());
+            };
+            if let Some(record) = step.record
+                && let Ok((placed, _)) = records::sends(&record)
+                && !placed.into_iter().all(|placed| self.scanned(placed))
+            {
+                self.scanner.unread(record);
+                return Ok(());
+            }
+            self.partition.scan_passed(step.passed);
+        }
+        Ok(())
+    }
+
+    fn scanned(&mut self, placed: Placed) -> bool {
+        let Placed {
+            position,
+            next,
+            lane,
+            payload,
+            bytes,
+            ..
+        } = placed;
+        let room = self.shared.room();
+        !self.partition.scan_takes(lane, position)
+            || self.partition.scanned(
+                Read {
+                    position,
+                    next,
+                    lane,
+                    payload,
+                    bytes,
+                },
+                room,
+            )
+    }
+
+    pub(super) async fn read_live(
+        &mut self,
+        batch: Result<Batch, ReadError>,
+    ) -> Result<(), WorkerError> {
+        let batch = match batch {
+            Ok(batch) => batch,
+            Err(error) => return Err(self.unreadable(error).await?),
+        };
+        let now = self.shared.clock.now();
+        self.live_at = tokio::time::Instant::now();
+        self.progress.changed();
+        for record in &batch.records {
+            let bytes = record.value.as_ref().map_or(0, bytes::Bytes::len);
+            self.scan_budget.live(bytes);
+            self.shared.metrics.live_bytes.inc_by(bytes as u64);
+            match records::sends(record) {
+                Ok((placed, registry_offset)) => {
+                    if registry_offset > self.snapshot.offset {
+                        self.snapshot = self.shared.registry.applied(registry_offset).await?;
+                    }
+                    for Placed {
+                        position,
+                        next,
+                        lane,
+                        stream,
+                        at,
+                        payload,
+                        bytes,
+                    } in placed
+                    {
+                        let room = self.shared.room().saturating_sub(
+                            self.partition
+                                .lanes()
+                                .queued_bytes()
+                                .saturating_sub(self.queued_bytes),
+                        );
+                        let read = Read {
+                            position,
+                            next,
+                            lane,
+                            payload,
+                            bytes,
+                        };
+                        if self.partition.live(read, stream, at, now, room) == Admitted::Repeat {
+                            self.shared.metrics.repeats.inc();
+                        }
+                    }
+                }
+                Err(why) => {
+                    tracing::error!(partition = self.p, offset = record.offset, reason = %why.0, "a record of deliveries cannot be used; it goes to `rejected`");
+                    let rejected =
+                        records::rejected(record, &self.shared.names.deliveries, self.p, &why, now);
+                    append_and_wait(
+                        &*self.appender,
+                        &self.shared.names.rejected,
+                        self.p,
+                        rejected,
+                    )
+                    .await?;
+                }
+            }
+            self.partition.passed(record.offset + 1);
+        }
+        self.partition.passed(batch.next);
+        Ok(())
+    }
+
+    /// What it means that reading cannot go on. Records that are gone may be so because somebody else owns the partition and has settled them: that is
+    /// looked for before anybody is alarmed.
+    async fn unreadable(&mut self, error: ReadError) -> Result<WorkerError, WorkerError> {
+        let reason = error.to_string();
+        if !matches!(
+            error,
+            ReadError::Deleted { .. } | ReadError::BeyondEnd { .. }
+        ) {
+            return Ok(JournalError::from(error).into());
+        }
+        self.read_gap(Gap {
+            from: self.log.inspected(),
+            to: None,
+        })
+        .await?;
+        let partition = self.p;
+        Ok(match self.log.fenced_by() {
+            Some(epoch) => WorkerError::Fenced { partition, epoch },
+            None => WorkerError::Lost { partition, reason },
+        })
+    }
+}
