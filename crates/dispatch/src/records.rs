@@ -223,12 +223,12 @@ pub(crate) fn plain(key: Option<Bytes>, value: &impl prost::Message) -> Record {
     }
 }
 
-/// What nobody could use, for `rejected`.
+/// What nobody could use, for `rejected`: why by a word of the closed list, and for people.
 pub(crate) fn rejected(
     stored: &StoredRecord,
     topic: &str,
     partition: u32,
-    why: &Unusable,
+    (reason, detail): (&str, &str),
     now: Millis,
 ) -> Record {
     let value = stored.value.clone().unwrap_or_default();
@@ -238,8 +238,8 @@ pub(crate) fn rejected(
         topic: topic.to_owned(),
         partition,
         offset: stored.offset,
-        reason: "unreadable".to_owned(),
-        detail: why.0.clone(),
+        reason: reason.to_owned(),
+        detail: detail.to_owned(),
         key: stored.key.clone().unwrap_or_default(),
         value_bytes: value.len() as u64,
         value: value.slice(..kept),

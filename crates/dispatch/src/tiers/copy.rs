@@ -2,12 +2,14 @@
 
 use bytes::Bytes;
 use hookline_journal::{Record, StoredRecord, TopicPartition};
-use hookline_model::limits::{REJECTED_BYTES_KEPT, TIERS};
+use hookline_model::limits::TIERS;
 use hookline_model::time::Millis;
 use hookline_model::topics::Topic;
 use hookline_model::wire;
 use hookline_registry::Layout;
 use prost::Message as _;
+
+use crate::records;
 
 /// Where a record goes next.
 #[derive(Debug, PartialEq)]
@@ -67,7 +69,7 @@ pub(crate) fn next(value: Option<&Bytes>, tier: usize, layout: &Layout) -> Resul
         return Ok(Copy {
             topic: Topic::Deliveries,
             partition: waiting.partition,
-            record: plain(&returned(waiting)),
+            record: records::plain(None, &returned(waiting)),
         });
     };
     let Some(topic) = tier_of(following).and_then(|t| u8::try_from(t).ok()) else {
@@ -77,7 +79,7 @@ pub(crate) fn next(value: Option<&Bytes>, tier: usize, layout: &Layout) -> Resul
     Ok(Copy {
         topic: Topic::Retry(topic),
         partition: waiting.partition % layout.tier_partitions.max(1),
-        record: plain(&waiting),
+        record: records::plain(None, &waiting),
     })
 }
 
@@ -101,14 +103,6 @@ fn returned(waiting: wire::Waiting) -> wire::Deliveries {
     }
 }
 
-fn plain(value: &impl prost::Message) -> Record {
-    Record {
-        key: None,
-        value: Some(value.encode_to_vec().into()),
-        headers: Vec::new(),
-    }
-}
-
 /// What nobody can copy, for `rejected`.
 pub(crate) fn rejected(
     stored: &StoredRecord,
@@ -116,28 +110,8 @@ pub(crate) fn rejected(
     why: &Unusable,
     now: Millis,
 ) -> Record {
-    let value = stored.value.clone().unwrap_or_default();
-    let header = |(name, value): &(String, Bytes)| wire::Header {
-        name: name.clone(),
-        value: value.clone(),
-    };
-    let rejected = wire::Rejected {
-        format: wire::FORMAT,
-        topic: from.topic.clone(),
-        partition: from.partition,
-        offset: stored.offset,
-        reason: why.reason.to_owned(),
-        detail: why.detail.clone(),
-        key: stored.key.clone().unwrap_or_default(),
-        value_bytes: value.len() as u64,
-        value: value.slice(..value.len().min(REJECTED_BYTES_KEPT)),
-        headers: stored.headers.iter().map(header).collect(),
-        at_ms: now.0,
-    };
-    Record {
-        key: stored.key.clone(),
-        ..plain(&rejected)
-    }
+    let why = (why.reason, why.detail.as_str());
+    records::rejected(stored, &from.topic, from.partition, why, now)
 }
 
 #[cfg(test)]

@@ -110,8 +110,13 @@ impl Worker {
                 }
                 Err(why) => {
                     tracing::error!(partition = self.p, offset = record.offset, reason = %why.0, "a record of deliveries cannot be used; it goes to `rejected`");
-                    let rejected =
-                        records::rejected(record, &self.shared.names.deliveries, self.p, &why, now);
+                    let rejected = records::rejected(
+                        record,
+                        &self.shared.names.deliveries,
+                        self.p,
+                        ("unreadable", &why.0),
+                        now,
+                    );
                     append_and_wait(
                         &*self.appender,
                         &self.shared.names.rejected,
