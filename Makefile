@@ -4,6 +4,7 @@
 #   make build   the optimised program, left at target/release/hookline
 #   make test    all checks and all tests, including those against a real Apache Kafka
 #   make check   formatting, lints, licences and sources of dependencies
+#   make simulate SEEDS=5000   the core under simulated faults, so many seeds; SEED=17 runs one, TRACE=1 shows it
 #   make bench   measures on a real Kafka and prints the figures
 #   make setup   only looks what the system lacks (installs it as root on Debian and Ubuntu, else says so)
 
@@ -18,8 +19,12 @@ KAFKA_LIBS := target/kafka/libs
 KAFKA_STAMP := target/kafka/.copied
 # Where `hookline dev` keeps its data, and further arguments for it: make run ARGS="--listen 127.0.0.1:9000"
 ARGS ?=
+# How many seeds are simulated, or which one, and whether to show what happened in it.
+SEEDS ?=
+SEED ?=
+TRACE ?=
 
-.PHONY: help run build test check bench setup setup-run kafka
+.PHONY: help run build test check simulate bench setup setup-run kafka
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -63,6 +68,10 @@ test: check kafka
 	@echo "== tests"
 	$(CARGO) build --locked --workspace --all-targets
 	$(CARGO) test --locked --workspace --no-fail-fast
+
+# Another target directory for the optimised tests would cost more than it gives: the development profile is optimised enough.
+simulate: setup-run
+	@SEEDS="$(SEEDS)" SEED="$(SEED)" TRACE="$(TRACE)" $(CARGO) test --locked --package hookline-tests --test sim -- --nocapture every_seed
 
 bench: setup kafka build
 	@$(CARGO) run --locked --release --package hookline-tests --bin bench -- $(ARGS)

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use hookline_model::core::lane::QueueLimits;
 use hookline_model::limits;
 
 /// Settings of the dispatch stage.
@@ -15,6 +16,8 @@ pub struct DispatchConfig {
     pub max_in_flight: usize,
     /// A worker silent for this long loses its partitions; its lease is shorter by [`limits::LEASE_MARGIN`].
     pub session_timeout: Duration,
+    /// What waits in memory at most.
+    pub queues: QueueLimits,
     /// How often progress is stored when it changed.
     pub checkpoint_every: Duration,
 }
@@ -28,6 +31,7 @@ impl DispatchConfig {
             worker: worker.to_owned(),
             max_in_flight: 1024,
             session_timeout: limits::SESSION_TIMEOUT,
+            queues: QueueLimits::default(),
             checkpoint_every: limits::CHECKPOINT_EVERY,
         }
     }

@@ -30,6 +30,8 @@ pub(crate) struct Metrics {
     pub(crate) checkpoint_bytes: IntCounter,
     /// Claims that took effect.
     pub(crate) takeovers: IntCounter,
+    /// From the assignment of a partition to the first send that may start, seconds.
+    pub(crate) takeover_duration: Histogram,
     /// Partitions owned.
     pub(crate) partitions: IntGauge,
     /// Partitions stopped by an alarm; somebody must look.
@@ -73,9 +75,18 @@ impl Metrics {
             .buckets(buckets),
         )?;
         registry.register(Box::new(duration.clone()))?;
+        let takeover_duration = Histogram::with_opts(
+            HistogramOpts::new(
+                "hookline_dispatch_takeover_seconds",
+                "from the assignment of a partition to the first send that may start",
+            )
+            .buckets(vec![0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0]),
+        )?;
+        registry.register(Box::new(takeover_duration.clone()))?;
         Ok(Self {
             attempts,
             duration,
+            takeover_duration,
             in_flight: gauge("hookline_dispatch_in_flight", "exchanges under way")?,
             lanes_behind: gauge(
                 "hookline_dispatch_lanes_behind",

@@ -1,11 +1,11 @@
 //! What all partitions of a worker share.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use hookline_journal::{Appender, Journal};
-use hookline_model::limits::WORKER_QUEUE_BYTES;
 use hookline_model::time::{Clock, Millis};
 use hookline_model::topics::Topic;
 use hookline_registry::Registry;
@@ -16,6 +16,9 @@ use crate::config::DispatchConfig;
 use crate::lease::Lease;
 use crate::metrics::Metrics;
 use crate::places::Places;
+
+/// How often somebody who waits for the lease looks for it.
+const LEASE_LOOK: Duration = Duration::from_millis(20);
 
 /// What all partitions of a worker share.
 pub(crate) struct Shared {
@@ -30,7 +33,7 @@ pub(crate) struct Shared {
     pub(crate) places: Arc<Places>,
     pub(crate) queued_bytes: AtomicUsize,
     /// What each partition tells the commit loop.
-    pub(crate) standing: Mutex<HashMap<u32, Standing>>,
+    pub(crate) standing: Mutex<BTreeMap<u32, Standing>>,
     /// The one appender of the worker; a partition that sees it fail asks for a new one.
     pub(crate) appender: tokio::sync::Mutex<Option<Arc<dyn Appender>>>,
 }
@@ -98,6 +101,23 @@ impl Shared {
 
     /// Bytes that the worker may still queue.
     pub(crate) fn room(&self) -> usize {
-        WORKER_QUEUE_BYTES.saturating_sub(self.queued_bytes.load(Ordering::Relaxed))
+        let all = self.config.queues.worker_bytes;
+        all.saturating_sub(self.queued_bytes.load(Ordering::Relaxed))
+    }
+
+    /// Whether there is room for more than a few sends.
+    pub(crate) fn roomy(&self) -> bool {
+        self.room() > self.config.queues.worker_bytes / 4
+    }
+
+    /// Resolves while the lease is held.
+    pub(crate) async fn leased(&self) {
+        while !self.lease.holds(self.clock.boot()) {
+            tokio::select! {
+                biased;
+                () = self.places.freed() => {}
+                () = tokio::time::sleep(LEASE_LOOK) => {}
+            }
+        }
     }
 }

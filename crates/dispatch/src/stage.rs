@@ -1,6 +1,6 @@
 //! The dispatch stage: a member of the group, which suggests partitions; one worker per partition; one loop that commits and so keeps the lease.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
@@ -23,7 +23,7 @@ use crate::guard::UrlPolicy;
 use crate::lease::Lease;
 use crate::metrics::Metrics;
 use crate::places::Places;
-use crate::shared::{Names, Shared};
+use crate::shared::{Names, Shared, Standing};
 use crate::takeover::TakeoverError;
 use crate::transport::Transport;
 use crate::worker::{Order, Worker, WorkerError};
@@ -50,12 +50,12 @@ pub enum DispatchError {
 pub struct Dispatch {
     shared: Arc<Shared>,
     workers: JoinSet<Result<(), WorkerError>>,
-    running: HashMap<u32, Running>,
+    running: BTreeMap<u32, Running>,
     by_task: HashMap<Id, u32>,
     /// Ours by the group's suggestion, with nobody at work: since when.
-    resting: HashMap<u32, Instant>,
+    resting: BTreeMap<u32, Instant>,
     /// Stopped by an alarm until they are assigned anew.
-    stopped: HashMap<u32, String>,
+    stopped: BTreeMap<u32, String>,
 }
 
 struct Running {
@@ -90,7 +90,7 @@ impl Dispatch {
             lease: Lease::new(config.session_timeout),
             places: Places::new(config.max_in_flight),
             queued_bytes: AtomicUsize::new(0),
-            standing: Mutex::new(HashMap::new()),
+            standing: Mutex::new(BTreeMap::new()),
             appender: tokio::sync::Mutex::new(None),
             config,
             journal,
@@ -100,10 +100,10 @@ impl Dispatch {
         Ok(Self {
             shared: Arc::new(shared),
             workers: JoinSet::new(),
-            running: HashMap::new(),
+            running: BTreeMap::new(),
             by_task: HashMap::new(),
-            resting: HashMap::new(),
-            stopped: HashMap::new(),
+            resting: BTreeMap::new(),
+            stopped: BTreeMap::new(),
         })
     }
 
@@ -119,6 +119,10 @@ impl Dispatch {
         loop {
             let rest = self.resting.values().min().copied();
             tokio::select! {
+                // In this order: the lease before everything, what has ended before what is new.
+                biased;
+                _ = commits.tick() => self.commit(&committer).await,
+                Some(ended) = self.workers.join_next_with_id() => self.worker_ended(&committer, ended).await,
                 event = member.next() => match event {
                     Ok(event) => self.suggested(&committer, event).await,
                     Err(error) => {
@@ -134,8 +138,6 @@ impl Dispatch {
                         committer = member.committer();
                     }
                 },
-                Some(ended) = self.workers.join_next_with_id() => self.worker_ended(&committer, ended).await,
-                _ = commits.tick() => self.commit(&committer).await,
                 () = async { tokio::time::sleep_until(rest.unwrap_or_else(Instant::now)).await }, if rest.is_some() => self.claim_rested().await,
                 () = async { drop(shutdown.wait_for(|stop| *stop).await) } => break,
             }
@@ -158,7 +160,6 @@ impl Dispatch {
     async fn suggested(&mut self, member: &Arc<dyn Committer>, event: MemberEvent) {
         match event {
             MemberEvent::Assigned(partitions) => {
-                let mut known: Vec<(u32, u64)> = Vec::with_capacity(partitions.len());
                 let layout = self
                     .shared
                     .registry
@@ -174,11 +175,13 @@ impl Dispatch {
                         );
                         continue;
                     }
-                    known.push((partition, 0));
+                    self.shared
+                        .standing
+                        .lock()
+                        .insert(partition, Standing::default());
                     self.stopped.remove(&partition);
                     self.resting.insert(partition, Instant::now());
                 }
-                self.know_lows(&known).await;
                 self.commit(member).await;
                 self.claim_rested().await;
             }
@@ -208,33 +211,38 @@ impl Dispatch {
         self.figures();
     }
 
-    /// A first value to commit for partitions that were just assigned: what the group has, else the start of the log. It renews the lease and changes nothing.
-    async fn know_lows(&self, partitions: &[(u32, u64)]) {
-        let named: Vec<TopicPartition> = partitions.iter().map(|(p, _)| self.place(*p)).collect();
+    /// A first value to commit for partitions that were just assigned: what the group has, else the start of the log. It renews the lease and changes
+    /// nothing. What nobody answers is asked again with the next commit: without a value there is no commit, and without a commit no lease.
+    async fn know_lows(&self) {
+        let unknown: Vec<u32> = {
+            let standing = self.shared.standing.lock();
+            let unknown = standing.iter().filter(|(_, s)| s.low.is_none());
+            unknown.map(|(p, _)| *p).collect()
+        };
+        if unknown.is_empty() {
+            return;
+        }
+        let named: Vec<TopicPartition> = unknown.iter().map(|p| self.place(*p)).collect();
         let group = format!("{}dispatch", self.shared.config.prefix);
         let committed = match self.shared.journal.committed(&group, &named).await {
             Ok(committed) => committed,
             Err(error) => {
-                tracing::warn!(%error, "committed positions cannot be read");
-                vec![None; named.len()]
+                tracing::warn!(%error, "committed positions cannot be read; asked again with the next commit");
+                return;
             }
         };
         for (place, committed) in named.iter().zip(committed) {
             let low = match committed {
                 Some(committed) => Some(committed.offset),
-                None => self
-                    .shared
-                    .journal
-                    .start(&place.topic, place.partition)
-                    .await
-                    .ok(),
+                None => {
+                    let start = self.shared.journal.start(&place.topic, place.partition);
+                    start.await.ok()
+                }
             };
-            self.shared
-                .standing
-                .lock()
-                .entry(place.partition)
-                .or_default()
-                .low = low;
+            // Unless a checkpoint has told it meanwhile, or the partition is gone.
+            if let Some(standing) = self.shared.standing.lock().get_mut(&place.partition) {
+                standing.low = standing.low.or(low);
+            }
         }
     }
 
@@ -350,6 +358,16 @@ impl Dispatch {
 
     /// Commits the lowest unsettled position of each partition. An accepted commit renews the lease from the moment it was sent.
     async fn commit(&self, member: &Arc<dyn Committer>) {
+        // What is known renews the lease of what is ours already; that must not wait for long.
+        let patience = self.shared.config.session_timeout / 4;
+        if tokio::time::timeout(patience, self.know_lows())
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                "committed positions cannot be read in time; asked again with the next commit"
+            );
+        }
         let lows: Vec<(u32, u64)> = self
             .shared
             .standing
@@ -447,8 +465,9 @@ impl Dispatch {
         let mut commits = tokio::time::interval(self.shared.config.session_timeout / 5);
         while !self.running.is_empty() {
             tokio::select! {
-                Some(ended) = self.workers.join_next_with_id() => self.worker_ended(&committer, ended).await,
+                biased;
                 _ = commits.tick() => self.commit(&committer).await,
+                Some(ended) = self.workers.join_next_with_id() => self.worker_ended(&committer, ended).await,
                 () = tokio::time::sleep_until(deadline) => {
                     tracing::warn!(partitions = self.running.len(), "not everything in flight has ended in time; it may be sent again");
                     self.abort_all().await;

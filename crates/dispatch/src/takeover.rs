@@ -8,6 +8,7 @@ use hookline_journal::{
 };
 use hookline_model::core::checkpoint::{Checkpoint, CheckpointReader};
 use hookline_model::core::claims::{ClaimReader, Counted, OwnLog};
+use hookline_model::core::lane::QueueLimits;
 use hookline_model::core::partition::{Partition, Read, Replayed, Ticket};
 use hookline_model::ids::{Position, WebhookUid};
 use hookline_model::wire;
@@ -99,7 +100,7 @@ async fn try_take_over(
             needed: checkpoint.low,
         });
     }
-    let mut replay = Replay::new(checkpoint, start);
+    let mut replay = Replay::new(shared.config.queues, checkpoint, start);
     let from = replay
         .from
         .max(shared.journal.start(&shared.names.attempts, p).await?);
@@ -110,6 +111,8 @@ async fn try_take_over(
     let end = shared.journal.end(&shared.names.attempts, p).await?;
     read_until(&mut *reader, end, |stored| replay.read(&stored)).await?;
     for _ in 0..5 {
+        // Whoever stood still for a while may have lost the partition meanwhile: its claim would only cost the new owner what it has in flight.
+        shared.leased().await;
         let epoch = replay.claims.highest() + 1;
         let nonce: [u8; 16] = std::array::from_fn(|_| fastrand::u8(..));
         let claim = wire::Claim {
@@ -181,12 +184,12 @@ struct Replay {
 }
 
 impl Replay {
-    fn new(checkpoint: Option<Checkpoint>, start: u64) -> Self {
+    fn new(queues: QueueLimits, checkpoint: Option<Checkpoint>, start: u64) -> Self {
         let (from, epoch) = checkpoint
             .as_ref()
             .map_or((0, 0), |c| (c.attempts_end, c.epoch));
         Self {
-            partition: Partition::load(checkpoint, start),
+            partition: Partition::load_with(queues, checkpoint, start),
             claims: ClaimReader::new(epoch),
             from,
             ours: None,

@@ -219,6 +219,7 @@ impl Running {
     ) -> Result<(), TiersError> {
         loop {
             tokio::select! {
+                biased;
                 () = until(stop, |stop| *stop) => return Ok(()),
                 Some(ended) = self.copiers.join_next() => self.ended(ended)?,
                 event = member.next() => match event? {

@@ -144,6 +144,7 @@ impl Worker {
         p: u32,
         mut orders: watch::Receiver<Order>,
     ) -> Result<(), WorkerError> {
+        let begun = tokio::time::Instant::now();
         let owned = takeover::take_over(&shared, &appender, p).await?;
         let watermark = owned.partition.watermark();
         tracing::info!(
@@ -193,6 +194,8 @@ impl Worker {
             } = unfollowed;
             worker.follow(ticket, position, attempt, &payload).await?;
         }
+        let took = begun.elapsed().as_secs_f64();
+        worker.shared.metrics.takeover_duration.observe(took);
         worker.work(&mut orders).await
     }
 
@@ -263,11 +266,13 @@ impl Worker {
             None
         };
         tokio::select! {
-            () = self.mailbox.came() => Woke::Mail,
+            // Mail comes last of what comes from outside: every turn begins with taking all of it, so it cannot starve, and the others could.
+            biased;
             changed = orders.changed() => { if changed.is_err() { std::future::pending::<()>().await; } Woke::Ordered }
-            batch = self.live.next(LIVE_BATCH), if read_live => Woke::Live(batch),
-            bytes = self.scanner.fill(), if scanning && scan_wait.is_none() => Woke::Scanned(bytes),
             Ok(()) = self.changes.changed() => Woke::Registry,
+            bytes = self.scanner.fill(), if scanning && scan_wait.is_none() => Woke::Scanned(bytes),
+            batch = self.live.next(LIVE_BATCH), if read_live => Woke::Live(batch),
+            () = self.mailbox.came() => Woke::Mail,
             () = self.shared.places.freed(), if self.look_again => Woke::Time,
             () = tokio::time::sleep(longest.min(scan_wait.unwrap_or(longest))) => Woke::Time,
         }
@@ -277,7 +282,7 @@ impl Worker {
     /// behind and being read twice, and a webhook that has nothing to do with it waits for no more than a step.
     fn reads_live(&mut self) -> bool {
         let idle = self.partition.lanes().queued() < ENOUGH_QUEUED || !self.shared.places.full();
-        let roomy = self.shared.room() > limits::WORKER_QUEUE_BYTES / 4;
+        let roomy = self.shared.roomy();
         let reads = idle && (roomy || self.live_at.elapsed() >= CROWDED_STEP);
         self.look_again |= !reads;
         reads
@@ -293,6 +298,8 @@ impl Worker {
                 Mail::Followed { position, result } => {
                     result?;
                     self.partition.followed(position);
+                    // Perhaps the last thing that happens here for a long time: what is settled now must not wait for the next.
+                    self.progress.changed();
                 }
                 Mail::Checkpoint { result, index } => {
                     if let Some(stored) = self.progress.stored(index, result?.offset) {

@@ -1,6 +1,6 @@
 //! The stage: a member of the group, with a worker for each partition that the group suggests.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -98,7 +98,7 @@ type Done = (u32, Result<(), FollowError>);
 /// The workers of one membership.
 #[derive(Default)]
 struct Workers {
-    running: HashMap<u32, Running>,
+    running: BTreeMap<u32, Running>,
     set: JoinSet<Done>,
 }
 
@@ -145,6 +145,7 @@ impl Fanout {
                 member: self.shared.config.worker.clone(),
             };
             let joined = tokio::select! {
+                biased;
                 _ = shutdown.wait_for(|stop| *stop) => return Ok(()),
                 joined = self.shared.journal.join(spec) => joined,
             };
@@ -169,6 +170,7 @@ impl Fanout {
             };
             tracing::warn!(error = %lost, "the fan-out is not in its group, joining again");
             tokio::select! {
+                biased;
                 _ = shutdown.wait_for(|stop| *stop) => return Ok(()),
                 () = sleep(JOIN_PAUSE) => {}
             }

@@ -115,6 +115,7 @@ impl Worker {
                 pause = PAUSE;
             }
             tokio::select! {
+                biased;
                 _guard = &mut stop => return Ok(()),
                 () = sleep(pause) => pause = (pause * 2).min(PAUSE_MAX),
             }
@@ -129,6 +130,7 @@ impl Worker {
         reached: &mut u64,
     ) -> Result<Stop, Trouble> {
         let (mut session, from) = tokio::select! {
+            biased;
             guard = &mut *stop => return Ok(guard.unwrap_or_default()),
             begun = self.begin() => begun?,
         };

@@ -220,7 +220,7 @@ pub trait Member: Send {
 #[async_trait]
 pub trait Committer: Send + Sync {
     /// Commits the next position to be read of each partition. An accepted commit renews the member's session, counted from the moment
-    /// it was *sent*. It checks no partition.
+    /// it was *sent*. It checks no partition. None is accepted between a loss and the moment when [`Member::next`] has told of it.
     ///
     /// # Errors
     /// [`JournalError::NotMember`] when the group no longer knows this member.

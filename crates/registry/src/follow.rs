@@ -106,6 +106,7 @@ impl Follow {
                 return Err(error);
             }
             tokio::select! {
+                biased;
                 changed = changes.changed() => changed.unwrap_or_default(),
                 mut place = self.reader.lock() => {
                     // Whoever had the reader before may have read just what is looked for; nothing else might ever come.

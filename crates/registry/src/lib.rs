@@ -33,7 +33,7 @@ use tokio::sync::watch;
 pub use entry::{ProjectEntry, WebhookEntry};
 pub use error::{FollowError, OpenError, WriteError};
 pub use log::Current;
-pub use seal::{Kek, KekError, KeyId, Place, SealError, Sealer};
+pub use seal::{Kek, KekError, KeyId, NoRandomness, Place, Random, SealError, Sealer};
 pub use snapshot::{Layout, Matches, Snapshot};
 pub use typed::{ProjectWritten, PutWebhook, WebhookWritten};
 pub use write::{Change, Written};
@@ -109,6 +109,7 @@ impl Registry {
     /// When the log can no longer be followed: the process must not go on with what it knows.
     pub async fn run(&self, mut shutdown: watch::Receiver<bool>) -> Result<(), FollowError> {
         tokio::select! {
+            biased;
             _ = shutdown.wait_for(|stop| *stop) => Ok(()),
             ended = self.follow.until(|_| None::<std::convert::Infallible>) => {
                 ended.map(|never| match never {})

@@ -169,16 +169,30 @@ pub enum SealError {
 pub struct Sealer {
     id: KeyId,
     cipher: XChaCha20Poly1305,
+    random: Random,
 }
 
 impl Sealer {
     /// A sealer with this key.
     #[must_use]
     pub fn new(kek: &Kek) -> Self {
+        Self::with_random(kek, random)
+    }
+
+    /// A sealer that draws what it needs (and what the registry needs: nonces, uids) from elsewhere than the system. Only a simulation, which must
+    /// repeat itself, has a use for that.
+    #[must_use]
+    pub fn with_random(kek: &Kek, random: Random) -> Self {
         Self {
             id: kek.id(),
             cipher: XChaCha20Poly1305::new(kek.bytes.expose_secret().into()),
+            random,
         }
+    }
+
+    /// Fills bytes at random.
+    pub(crate) fn random(&self, bytes: &mut [u8]) -> Result<(), SealError> {
+        (self.random)(bytes).map_err(|NoRandomness| SealError::NoRandomness)
     }
 
     /// The key it seals with.
@@ -195,7 +209,7 @@ impl Sealer {
         let mut inner = Zeroizing::new([0; KEY_BYTES]);
         let mut nonces = [0; 2 * NONCE_BYTES];
         for bytes in [inner.as_mut_slice(), nonces.as_mut_slice()] {
-            random(bytes).map_err(|NoRandomness| SealError::NoRandomness)?;
+            self.random(bytes)?;
         }
         let (wrap_nonce, nonce) = nonces.split_at(NONCE_BYTES);
         let wrapped = encrypt(
@@ -273,11 +287,15 @@ fn decrypt(
         .map_err(|_| SealError::Damaged)
 }
 
-/// The system gave no random bytes.
-pub(crate) struct NoRandomness;
+/// There are no random bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoRandomness;
+
+/// Fills bytes at random.
+pub type Random = fn(&mut [u8]) -> Result<(), NoRandomness>;
 
 /// Fills `bytes` from the system's source for secrets.
-pub(crate) fn random(bytes: &mut [u8]) -> Result<(), NoRandomness> {
+fn random(bytes: &mut [u8]) -> Result<(), NoRandomness> {
     OsRng.try_fill_bytes(bytes).map_err(|_| NoRandomness)
 }
 

@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::entry::{SIGNING, SealedSecret, WebhookEntry, read_stored, set_state};
 use crate::error::{OpenError, WriteError};
 use crate::log::{Current, Name};
-use crate::seal::{NoRandomness, Place, SealError, random};
+use crate::seal::Place;
 use crate::snapshot::{Layout, SYSTEM, kind};
 use crate::write::{Change, Written};
 use crate::{ProjectEntry, Registry};
@@ -476,7 +476,7 @@ impl Registry {
         let mut tail = [0; 10];
         let mut secret = Zeroizing::new([0; SECRET_BYTES]);
         for bytes in [tail.as_mut_slice(), secret.as_mut_slice()] {
-            random(bytes).map_err(|NoRandomness| SealError::NoRandomness)?;
+            self.follow.sealer.random(bytes)?;
         }
         let millis = u64::try_from(now.0).unwrap_or(0);
         let uid = uuid::Builder::from_unix_timestamp_millis(millis, &tail).into_uuid();

@@ -12,7 +12,6 @@ use tokio::time::{Instant, timeout_at};
 use crate::error::{FollowError, WriteError};
 use crate::follow::Follow;
 use crate::log::{Current, Name, Nonce, encode_key, encode_value};
-use crate::seal::{NoRandomness, SealError, random};
 
 /// Losing so often in a row means that somebody writes all the time.
 const TRIES: u32 = 20;
@@ -103,7 +102,7 @@ impl Write {
                 }
             };
             let mut nonce = Nonce::default();
-            random(&mut nonce).map_err(|NoRandomness| SealError::NoRandomness)?;
+            follow.sealer.random(&mut nonce)?;
             let record = Current {
                 version: current.as_ref().map_or(0, |c| c.version) + 1,
                 offset: 0,

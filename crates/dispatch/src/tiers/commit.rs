@@ -79,6 +79,7 @@ impl Commits {
         let mut trim_at = Instant::now() + self.trim_every;
         loop {
             tokio::select! {
+                biased;
                 () = self.changed.notified() => {
                     tokio::time::sleep(self.every).await;
                     if !self.flush().await {

@@ -130,6 +130,7 @@ impl Copier {
     pub(crate) async fn run(mut self) -> (TopicPartition, Ended) {
         let mut orders = self.orders.clone();
         let ended = tokio::select! {
+            biased;
             ended = self.copy() => ended,
             () = until(&mut orders, |order| *order != Order::Go) => Ended::AsOrdered,
         };
@@ -158,6 +159,7 @@ impl Copier {
             Ended::AsOrdered
         };
         tokio::select! {
+            biased;
             ended = tokio::time::timeout(DRAIN, acknowledged) => ended.unwrap_or(Ended::AsOrdered),
             () = until(&mut orders, |order| *order == Order::Drop) => Ended::AsOrdered,
         }
@@ -230,6 +232,7 @@ impl Copier {
                 .front()
                 .map(|(_, due)| self.shared.time.until_past(*due).min(SLEEP_MAX));
             tokio::select! {
+                biased;
                 () = self.acks.some.notified(), if !self.under_way.is_empty() => {
                     if let Err(error) = self.settle().await {
                         return Stopped::Append(error);

@@ -3,7 +3,6 @@
 use hookline_journal::{Batch, JournalError, ReadError, append_and_wait};
 use hookline_model::core::claims::Gap;
 use hookline_model::core::partition::{Admitted, Read};
-use hookline_model::limits;
 
 use super::{Worker, WorkerError};
 use crate::records::{self, Placed};
@@ -16,7 +15,7 @@ impl Worker {
             return Ok(());
         }
         // With little room a scan would take next to nothing before it ended, and the log would be read for it again and again.
-        if self.shared.room() > limits::WORKER_QUEUE_BYTES / 4
+        if self.shared.roomy()
             && let Some(from) = self.partition.lanes().begin_scan()
         {
             self.scanner.seek(&self.shared, self.p, from).await?;
@@ -33,6 +32,8 @@ impl Worker {
                 return Ok(());
             }
             self.partition.scan_passed(step.passed);
+            // A lane may have come to the live edge without anything to send.
+            self.progress.changed();
         }
         Ok(())
     }

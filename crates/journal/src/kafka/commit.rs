@@ -29,7 +29,8 @@ pub(crate) struct Request {
 /// Whether this client is a member, as far as it knows.
 ///
 /// A client that lost its membership may commit as somebody outside the group, which the broker takes when the group is empty. Such a
-/// commit renews no session, so it must not count. Hence this is looked at before and after.
+/// commit renews no session, so it must not count. Nor must one of a client that has joined anew while its user has not yet heard of the loss: it
+/// would take the acceptance for a sign that it still has what it lost. Hence this is looked at before and after.
 #[derive(Default)]
 pub(crate) struct Membership {
     state: Mutex<State>,
@@ -41,6 +42,8 @@ pub(crate) struct Membership {
 struct State {
     joined: bool,
     losses: u64,
+    /// Losses that the member's user has taken note of.
+    told: u64,
 }
 
 impl Membership {
@@ -48,10 +51,19 @@ impl Membership {
         self.state.lock().joined = true;
     }
 
+    /// It is no member any more.
+    pub(crate) fn left(&self) {
+        self.state.lock().joined = false;
+    }
+
+    /// Partitions were lost; the user is about to be told.
     pub(crate) fn lost(&self) {
-        let mut state = self.state.lock();
-        state.joined = false;
-        state.losses += 1;
+        self.state.lock().losses += 1;
+    }
+
+    /// The user has taken note of a loss.
+    pub(crate) fn told(&self) {
+        self.state.lock().told += 1;
     }
 
     pub(crate) fn stopped(&self) -> bool {
@@ -60,7 +72,7 @@ impl Membership {
 
     fn now(&self) -> Option<State> {
         let state = *self.state.lock();
-        (state.joined && !self.stopped()).then_some(state)
+        (state.joined && state.losses == state.told && !self.stopped()).then_some(state)
     }
 }
 
@@ -245,9 +257,16 @@ mod tests {
         membership.joined();
         let before = membership.now();
         assert!(before.is_some());
+        membership.left();
         membership.lost();
         assert!(membership.now().is_none());
         membership.joined();
+        assert!(
+            membership.now().is_none(),
+            "not before its user knows what was lost"
+        );
+        membership.told();
+        assert!(membership.now().is_some());
         assert!(membership.now() != before);
     }
 

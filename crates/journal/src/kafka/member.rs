@@ -142,8 +142,8 @@ fn serve(
             }
             Some(Err(error)) if is_final(&error) => {
                 let what = format!("membership of group {group}");
+                membership.left();
                 drop(tell.blocking_send(Err(failed(&what, &error))));
-                membership.lost();
                 membership.stopped.store(true, Ordering::Release);
             }
             Some(Err(error)) => tracing::debug!(group, %error, "group member is in trouble"),
@@ -157,7 +157,7 @@ fn leave(
     membership: &Membership,
     committing: &std::thread::JoinHandle<()>,
 ) {
-    membership.lost();
+    membership.left();
     consumer.unsubscribe();
     let patience = Instant::now() + LEAVE_MAX;
     while !committing.is_finished() && Instant::now() < patience {
@@ -226,11 +226,11 @@ impl MemberContext {
     fn revoked(&self, consumer: &BaseConsumer<Self>, list: &TopicPartitionList) {
         let gone = partitions(list);
         if consumer.assignment_lost() {
-            self.membership.lost();
-            self.tell(MemberEvent::Lost(gone));
+            self.membership.left();
+            self.lost(gone);
         } else if !gone.is_empty() && !self.membership.stopped() && !self.drained(&gone) {
             tracing::warn!("a revoked partition was not drained in time and is given up");
-            self.tell(MemberEvent::Lost(gone));
+            self.lost(gone);
         }
         if let Err(error) = consumer.incremental_unassign(list) {
             tracing::warn!(%error, "a revocation of the group was not taken");
@@ -250,6 +250,12 @@ impl MemberContext {
             }
         }
         true
+    }
+
+    /// From here on no commit counts until the loss has been taken note of.
+    fn lost(&self, gone: Vec<TopicPartition>) {
+        self.membership.lost();
+        self.tell(MemberEvent::Lost(gone));
     }
 
     /// Waits for room, but not for a member that leaves: that one closes the channel.
@@ -288,11 +294,15 @@ impl ConsumerContext for MemberContext {
 #[async_trait]
 impl Member for KafkaMember {
     async fn next(&mut self) -> Result<MemberEvent, JournalError> {
-        self.events.recv().await.unwrap_or_else(|| {
+        let event = self.events.recv().await.unwrap_or_else(|| {
             Err(JournalError::NotMember {
                 group: self.group.clone(),
             })
-        })
+        });
+        if matches!(event, Ok(MemberEvent::Lost(_))) {
+            self.membership.told();
+        }
+        event
     }
 
     fn committer(&self) -> Arc<dyn Committer> {

@@ -6,7 +6,7 @@
 
 mod scan;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use crate::ids::{Position, WebhookUid};
@@ -91,6 +91,30 @@ pub enum Offered {
     Left,
 }
 
+/// What lanes may keep in memory; beyond that they leave things in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueLimits {
+    /// Sends queued by one lane.
+    pub lane_sends: usize,
+    /// Their bytes.
+    pub lane_bytes: usize,
+    /// Sends that a lane keeps queued while its webhook fails.
+    pub suspect_sends: usize,
+    /// Bytes queued by all lanes of a worker; those of suspect webhooks may use half of it.
+    pub worker_bytes: usize,
+}
+
+impl Default for QueueLimits {
+    fn default() -> Self {
+        Self {
+            lane_sends: LANE_QUEUE_SENDS,
+            lane_bytes: LANE_QUEUE_BYTES,
+            suspect_sends: SUSPECT_QUEUE_SENDS,
+            worker_bytes: WORKER_QUEUE_BYTES,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Lane<T> {
     queue: VecDeque<Queued<T>>,
@@ -103,6 +127,7 @@ struct Lane<T> {
 #[derive(Debug, Clone, Copy)]
 struct Quota {
     sends: usize,
+    bytes: usize,
     room: usize,
 }
 
@@ -120,7 +145,7 @@ impl<T> Lane<T> {
     fn full(&self, bytes: usize, quota: Quota) -> bool {
         !self.queue.is_empty()
             && (self.queue.len() >= quota.sends
-                || self.bytes + bytes > LANE_QUEUE_BYTES
+                || self.bytes + bytes > quota.bytes
                 || bytes > quota.room)
     }
 
@@ -128,8 +153,8 @@ impl<T> Lane<T> {
         self.queue.front().map(|q| q.position).or(self.behind)
     }
 
-    fn wants_more(&self, sends: usize) -> bool {
-        self.behind.is_some() && self.queue.len() < sends / 2 && self.bytes < LANE_QUEUE_BYTES / 2
+    fn wants_more(&self, sends: usize, bytes: usize) -> bool {
+        self.behind.is_some() && self.queue.len() < sends.div_ceil(2) && self.bytes < bytes / 2
     }
 }
 
@@ -204,23 +229,24 @@ impl<T> Hook<T> {
         self.window < WINDOW_START
     }
 
-    fn sends_max(&self) -> usize {
+    fn sends_max(&self, limits: QueueLimits) -> usize {
         if self.failing() {
-            SUSPECT_QUEUE_SENDS
+            limits.suspect_sends
         } else {
-            LANE_QUEUE_SENDS
+            limits.lane_sends
         }
     }
 
     /// What its lanes may queue, of the room that the worker has: suspects leave half of it to the others.
-    fn quota(&self, room: usize) -> Quota {
+    fn quota(&self, room: usize, limits: QueueLimits) -> Quota {
         let kept = if self.suspect() {
-            WORKER_QUEUE_BYTES / 2
+            limits.worker_bytes / 2
         } else {
             0
         };
         Quota {
-            sends: self.sends_max(),
+            sends: self.sends_max(limits),
+            bytes: limits.lane_bytes,
             room: room.saturating_sub(kept),
         }
     }
@@ -298,17 +324,18 @@ struct Scan {
     from: Position,
     /// Everything below has passed.
     at: u64,
-    refused: HashSet<LaneKey>,
+    refused: BTreeSet<LaneKey>,
 }
 
 /// All lanes of a partition.
 #[derive(Debug)]
 pub struct Lanes<T> {
+    limits: QueueLimits,
     hooks: HashMap<WebhookUid, Hook<T>>,
     healthy: VecDeque<WebhookUid>,
     suspect: VecDeque<WebhookUid>,
     tokens: BTreeSet<(Millis, WebhookUid)>,
-    parked: HashSet<WebhookUid>,
+    parked: BTreeSet<WebhookUid>,
     behind: BTreeSet<(Position, LaneKey)>,
     queued_bytes: usize,
     queued: usize,
@@ -317,12 +344,21 @@ pub struct Lanes<T> {
 
 impl<T> Default for Lanes<T> {
     fn default() -> Self {
+        Self::new(QueueLimits::default())
+    }
+}
+
+impl<T> Lanes<T> {
+    /// None yet.
+    #[must_use]
+    pub fn new(limits: QueueLimits) -> Self {
         Self {
+            limits,
             hooks: HashMap::new(),
             healthy: VecDeque::new(),
             suspect: VecDeque::new(),
             tokens: BTreeSet::new(),
-            parked: HashSet::new(),
+            parked: BTreeSet::new(),
             behind: BTreeSet::new(),
             queued_bytes: 0,
             queued: 0,
@@ -336,7 +372,7 @@ impl<T> Lanes<T> {
     pub fn offer(&mut self, queued: Queued<T>, room: usize) -> Offered {
         let (key, position, bytes) = (queued.lane, queued.position, queued.bytes);
         let hook = self.hooks.entry(key.webhook).or_insert_with(Hook::new);
-        let quota = hook.quota(room);
+        let quota = hook.quota(room, self.limits);
         let lane = hook.lanes.entry(key.kind).or_default();
         if lane.behind.is_some() {
             return Offered::Left;
@@ -513,7 +549,7 @@ impl<T> Lanes<T> {
         };
         for (kind, lane) in &mut hook.lanes {
             let mut first = None;
-            while lane.queue.len() > SUSPECT_QUEUE_SENDS {
+            while lane.queue.len() > self.limits.suspect_sends {
                 let Some(queued) = lane.queue.pop_back() else {
                     break;
                 };

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::checkpoint::{Checkpoint, Single};
-use super::lane::{Door, Health, LaneKey, Lanes, Offered, Queued, Start};
+use super::lane::{Door, Health, LaneKey, Lanes, Offered, QueueLimits, Queued, Start};
 use super::marks::{SourceMarks, Stream, StreamPosition};
 use crate::ids::{Position, WebhookUid};
 use crate::time::Millis;
@@ -147,11 +147,17 @@ impl<T: Clone> Partition<T> {
     /// From a checkpoint, or (without one) from the first record that the log still has.
     #[must_use]
     pub fn load(checkpoint: Option<Checkpoint>, log_start: u64) -> Self {
+        Self::load_with(QueueLimits::default(), checkpoint, log_start)
+    }
+
+    /// As [`Self::load`], with other limits of what lanes keep in memory.
+    #[must_use]
+    pub fn load_with(limits: QueueLimits, checkpoint: Option<Checkpoint>, log_start: u64) -> Self {
         let checkpoint = checkpoint.unwrap_or_else(|| Checkpoint {
             watermark: log_start,
             ..Checkpoint::default()
         });
-        let mut lanes = Lanes::default();
+        let mut lanes = Lanes::new(limits);
         for (key, cursor) in checkpoint.lanes {
             lanes.load_behind(key, cursor);
         }

@@ -172,7 +172,10 @@ impl<'a> Bench<'a> {
             .get("/metrics")
             .await
             .expect("/metrics answers");
-        let buckets: Vec<(f64, f64)> = text.lines().filter_map(bucket).collect();
+        let buckets: Vec<(f64, f64)> = {
+            let of = |line| bucket(line, "hookline_tiers_lateness_seconds_bucket");
+            text.lines().filter_map(of).collect()
+        };
         let all = buckets.iter().map(|(_, count)| *count).fold(0.0, f64::max);
         assert!(all > 0.0, "lateness was measured");
         let within = buckets.iter().filter(|(_, count)| *count >= 0.99 * all);
@@ -221,9 +224,9 @@ impl Tally {
     }
 }
 
-/// One bucket of the lateness histogram: its bound in seconds and how many lie below.
-fn bucket(line: &str) -> Option<(f64, f64)> {
-    let rest = line.strip_prefix("hookline_tiers_lateness_seconds_bucket")?;
+/// One bucket of a histogram: its bound in seconds and how many lie below.
+pub(crate) fn bucket(line: &str, name: &str) -> Option<(f64, f64)> {
+    let rest = line.strip_prefix(name)?;
     let (labels, count) = rest.rsplit_once(' ')?;
     let (_, bound) = labels.split_once("le=\"")?;
     let bound = bound.split('"').next()?;
@@ -235,7 +238,7 @@ fn bucket(line: &str) -> Option<(f64, f64)> {
     Some((bound, count.parse().ok()?))
 }
 
-fn webhook(name: &str, event_type: &str, url: &str, more: &str) -> String {
+pub(crate) fn webhook(name: &str, event_type: &str, url: &str, more: &str) -> String {
     format!(
         "kind: Webhook\nproject: bench\nname: {name}\nurl: {url}\nevents: [\"{event_type}\"]\n{more}---\n"
     )

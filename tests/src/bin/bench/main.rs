@@ -6,6 +6,7 @@
 
 mod bare;
 mod hookline;
+mod lanes;
 mod load;
 mod process;
 mod receiver;
@@ -28,7 +29,7 @@ pub(crate) struct Scale {
 }
 
 impl Scale {
-    const FULL: Self = Self {
+    pub(crate) const FULL: Self = Self {
         deliveries: 400_000,
         seconds: 15,
         retries: 4_000,
@@ -41,7 +42,7 @@ impl Scale {
 }
 
 /// Events a second in the latency runs.
-const LATENCY_RATE: u64 = 500;
+pub(crate) const LATENCY_RATE: u64 = 500;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -56,18 +57,23 @@ fn main() -> ExitCode {
         Some("bare") => runtime.block_on(bare::run(&arguments)),
         _ => {
             let quick = arguments.iter().any(|a| a == "--quick");
-            runtime.block_on(measure(if quick { Scale::QUICK } else { Scale::FULL }));
+            let scale = if quick { Scale::QUICK } else { Scale::FULL };
+            if arguments.iter().any(|a| a == "lanes") {
+                runtime.block_on(lanes::measure(scale));
+            } else {
+                runtime.block_on(measure(scale));
+            }
         }
     }
     ExitCode::SUCCESS
 }
 
 /// One line of the result.
-struct Figure {
-    name: &'static str,
-    value: String,
-    aim: &'static str,
-    met: Option<bool>,
+pub(crate) struct Figure {
+    pub(crate) name: &'static str,
+    pub(crate) value: String,
+    pub(crate) aim: &'static str,
+    pub(crate) met: Option<bool>,
 }
 
 async fn measure(scale: Scale) {
@@ -99,7 +105,7 @@ async fn measure(scale: Scale) {
         aim: "",
         met: None,
     };
-    let figures = [
+    print(vec![
         rest(
             "bare client, requests/s",
             format!(
@@ -160,7 +166,11 @@ async fn measure(scale: Scale) {
             aim: "≤ 150",
             met: Some(memory <= 150.0),
         },
-    ];
+    ]);
+}
+
+/// Prints the result.
+pub(crate) fn print(figures: Vec<Figure>) {
     say("");
     for figure in figures {
         let verdict = match figure.met {

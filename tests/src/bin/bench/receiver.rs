@@ -1,12 +1,14 @@
 //! The receiver: a process of its own that answers as quickly as one core can, and counts.
 //!
 //! It reads just enough HTTP for one client that behaves: heads end with an empty line, bodies have a length. `/once…` answers 500 to the
-//! first request of each `webhook-id`; `/statistics` tells what came since the last time it was asked; everything else is 200.
+//! first request of each `webhook-id`, `/slow/MS` takes so long, `/hang` never answers, `/fail` answers 500; `/statistics` tells what came since the last time
+//! it was asked; everything else is 200.
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -30,6 +32,9 @@ pub(crate) struct Statistics {
     pub(crate) last_us: u64,
     /// From the `"t"` in the body (when it was published) to arrival.
     pub(crate) age: Spread,
+    /// Of those that were answered with 200 at once: how many, and the same.
+    pub(crate) healthy: usize,
+    pub(crate) healthy_age: Spread,
     /// From the failed answer to a delivery to its next request.
     pub(crate) again: Spread,
     /// The shortest of those.
@@ -46,6 +51,8 @@ struct Seen {
     first_us: u64,
     last_us: u64,
     ages: Vec<u64>,
+    healthy: usize,
+    healthy_ages: Vec<u64>,
     failed_at: HashMap<Vec<u8>, u64>,
     again: Vec<u64>,
     example: String,
@@ -108,13 +115,47 @@ async fn answer(mut stream: TcpStream, seen: Arc<Mutex<Seen>>) {
             )
             .into_bytes()
         } else {
-            note(request, &seen).to_vec()
+            let reply = note(request, &seen).to_vec();
+            match trouble(request) {
+                Trouble::None => {}
+                Trouble::Slow(span) => tokio::time::sleep(span).await,
+                // Until the other side has had enough.
+                Trouble::Hangs => {
+                    drop(stream.read(&mut [0]).await);
+                    return;
+                }
+            }
+            reply
         };
         buffer.drain(..length);
         if stream.write_all(&reply).await.is_err() {
             return;
         }
     }
+}
+
+/// What comes before an answer.
+enum Trouble {
+    None,
+    Slow(Duration),
+    Hangs,
+}
+
+fn trouble(request: &[u8]) -> Trouble {
+    if request.starts_with(b"POST /hang") {
+        return Trouble::Hangs;
+    }
+    let Some(rest) = request.strip_prefix(b"POST /slow/") else {
+        return Trouble::None;
+    };
+    let digits = rest
+        .split(|b| !b.is_ascii_digit())
+        .next()
+        .unwrap_or_default();
+    let ms = std::str::from_utf8(digits)
+        .ok()
+        .and_then(|text| text.parse().ok());
+    Trouble::Slow(Duration::from_millis(ms.unwrap_or(0)))
 }
 
 /// The bytes of the first request in the buffer, head and body, once its head is complete.
@@ -153,6 +194,15 @@ fn note(request: &[u8], seen: &Mutex<Seen>) -> &'static [u8] {
     if let Some(published) = published {
         seen.ages.push(now.saturating_sub(published));
     }
+    if request.starts_with(b"POST /hooks") {
+        seen.healthy += 1;
+        if let Some(published) = published {
+            seen.healthy_ages.push(now.saturating_sub(published));
+        }
+    }
+    if request.starts_with(b"POST /fail") {
+        return FAILED;
+    }
     if !request.starts_with(b"POST /once") {
         return OK;
     }
@@ -178,6 +228,8 @@ fn take(seen: &Mutex<Seen>) -> Statistics {
         first_us: seen.first_us,
         last_us: seen.last_us,
         age: Spread::of(seen.ages),
+        healthy: seen.healthy,
+        healthy_age: Spread::of(seen.healthy_ages),
         again_min_us: seen.again.iter().copied().min().unwrap_or(0),
         early: seen.again.iter().filter(|span| **span < 1_000_000).count(),
         again: Spread::of(seen.again),

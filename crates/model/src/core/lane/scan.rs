@@ -1,6 +1,6 @@
 //! Reading the log again for lanes that are behind: one lane is followed, and the others behind take what passes.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use super::{LaneKey, Lanes, Queued, Scan, Turn, move_cursor};
 use crate::ids::Position;
@@ -14,16 +14,16 @@ impl<T> Lanes<T> {
         let (from, follows) = *self.behind.iter().find(|(_, key)| {
             self.hooks.get(&key.webhook).is_some_and(|h| {
                 h.turn != Turn::Parked
-                    && h.lanes
-                        .get(&key.kind)
-                        .is_some_and(|lane| lane.wants_more(h.sends_max()))
+                    && h.lanes.get(&key.kind).is_some_and(|lane| {
+                        lane.wants_more(h.sends_max(self.limits), self.limits.lane_bytes)
+                    })
             })
         })?;
         self.scan = Some(Scan {
             follows,
             from: Position::at(from.offset),
             at: from.offset,
-            refused: HashSet::new(),
+            refused: BTreeSet::new(),
         });
         Some(from.offset)
     }
@@ -64,7 +64,7 @@ impl<T> Lanes<T> {
         let Some(hook) = self.hooks.get_mut(&lane.webhook) else {
             return true;
         };
-        let quota = hook.quota(room);
+        let quota = hook.quota(room, self.limits);
         let entry = hook.lanes.entry(lane.kind).or_default();
         let old = entry.behind;
         if queued.as_ref().is_some_and(|q| entry.full(q.bytes, quota)) {

@@ -1,0 +1,356 @@
+//! `make bench ARGS=lanes`: what the healthy notice of others' trouble, and what it costs to take a partition over.
+//!
+//! The healthy webhooks are measured alone, then once more while one webhook has a million sends waiting at an endpoint that takes 300 ms, thousands hang, and
+//! one answers 500 for ever; all of it in one run, so that the ratios mean something on a noisy machine. Then the program is stopped with a great many
+//! sends unsettled, and started again.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hookline_journal::{Appender, Journal, ReadBudget, StoredRecord, read_until};
+use hookline_model::ids::WebhookUid;
+use hookline_model::wire;
+use hookline_tests::program::{Engine, Program, Site, kafka_journal};
+use prost::Message as _;
+use tokio::time::Instant;
+
+use crate::hookline::{bucket, webhook};
+use crate::load::{event, publish_all, publish_at};
+use crate::process::{Spread, peak_rss_mib};
+use crate::receiver::ReceiverProcess;
+use crate::{Figure, LATENCY_RATE, Scale, print, say, settle};
+
+const PARTITIONS: u32 = 8;
+/// Healthy webhooks; each gets its share of the events.
+const HEALTHY: usize = 64;
+/// Longer than this without anything new means that nothing comes any more.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// How much trouble.
+struct Trouble {
+    waiting: usize,
+    hanging: usize,
+    failing: usize,
+}
+
+impl Trouble {
+    fn of(scale: Scale) -> Self {
+        if scale.deliveries >= Scale::FULL.deliveries {
+            Self {
+                waiting: 1_000_000,
+                hanging: 5_000,
+                failing: 20_000,
+            }
+        } else {
+            Self {
+                waiting: 50_000,
+                hanging: 500,
+                failing: 2_000,
+            }
+        }
+    }
+}
+
+/// Events for each of the webhooks that hang: more than their windows take.
+const HANGING_EVENTS: usize = 20;
+
+struct Run<'a> {
+    site: Site,
+    receiver: &'a ReceiverProcess,
+    journal: Arc<dyn Journal>,
+    appender: Arc<dyn Appender>,
+    topic: String,
+    next: usize,
+}
+
+/// What the healthy webhooks saw.
+struct Seen {
+    rate: f64,
+    age: Spread,
+}
+
+pub(crate) async fn measure(scale: Scale) {
+    say("hookline bench, lanes: real Kafka, one machine; this takes several minutes");
+    let trouble = Trouble::of(scale);
+    let receiver = ReceiverProcess::start().await;
+    let mut run = Run::new(&receiver, &trouble).await;
+    let program = run.site.start().await;
+    say("the healthy alone …");
+    run.warm_up().await;
+    let alone = run.healthy(scale).await;
+    say("trouble: a slow endpoint's backlog, hanging endpoints, one that fails for ever …");
+    run.trouble(&trouble).await;
+    say("the healthy beside it …");
+    let beside = run.healthy(scale).await;
+    say("the healthy beside it, once more …");
+    let again = run.healthy(scale).await;
+    let memory = peak_rss_mib(program.pid().as_raw());
+    let behind = program.metric("hookline_dispatch_lanes_behind", "").await;
+    let scanned = program
+        .metric("hookline_dispatch_scanned_bytes_total", "")
+        .await;
+    let live = program
+        .metric("hookline_dispatch_live_bytes_total", "")
+        .await;
+    assert!(program.stop().await.success(), "it stops gracefully");
+    say("what stands in `deliveries` …");
+    let (sends, twice) = run.written().await;
+    say("taking over …");
+    let program = run.site.start().await;
+    let takeover = run.takeover(&program).await;
+    assert!(program.stop().await.success(), "it stops gracefully");
+
+    let rate = f64::midpoint(beside.rate, again.rate) / alone.rate;
+    let p50 = beside.age.p50.min(again.age.p50) as f64 / alone.age.p50.max(1) as f64;
+    let p99 = beside.age.p99.min(again.age.p99) as f64 / alone.age.p99.max(1) as f64;
+    let ms = |us: u64| us as f64 / 1000.0;
+    let mib = |bytes: f64| bytes / f64::from(1 << 20);
+    let rest = |name, value: String| Figure {
+        name,
+        value,
+        aim: "",
+        met: None,
+    };
+    print(vec![
+        rest(
+            "healthy, deliveries/s alone; beside",
+            format!("{:.0}; {:.0}, {:.0}", alone.rate, beside.rate, again.rate),
+        ),
+        Figure {
+            name: "ratio of throughputs",
+            value: format!("{rate:.3}"),
+            aim: "≥ 0.9",
+            met: Some(rate >= 0.9),
+        },
+        rest(
+            "publish → request p50, ms alone; beside",
+            format!(
+                "{:.2}; {:.2}, {:.2}",
+                ms(alone.age.p50),
+                ms(beside.age.p50),
+                ms(again.age.p50)
+            ),
+        ),
+        Figure {
+            name: "ratio of p50",
+            value: format!("{p50:.2}"),
+            aim: "≤ 1.2",
+            met: Some(p50 <= 1.2),
+        },
+        rest("ratio of p99", format!("{p99:.2}")),
+        Figure {
+            name: "worker, peak RSS, MiB",
+            value: format!("{memory:.0}"),
+            aim: "≤ 256",
+            met: Some(memory <= 256.0),
+        },
+        rest("lanes behind", format!("{behind:.0}")),
+        rest(
+            "read at the live edge; again, MiB",
+            format!("{:.0}; {:.0}", mib(live), mib(scanned)),
+        ),
+        Figure {
+            name: "sends from fan-out; written twice",
+            value: format!("{sends}; {twice}"),
+            aim: "0",
+            met: Some(twice == 0),
+        },
+        Figure {
+            name: "slowest takeover of a partition, s (histogram's bound)",
+            value: format!("{takeover}"),
+            aim: "≤ 2",
+            met: Some(takeover <= 2.0),
+        },
+    ]);
+}
+
+impl<'a> Run<'a> {
+    async fn new(receiver: &'a ReceiverProcess, trouble: &Trouble) -> Self {
+        let site = Site::sized(Engine::Kafka, PARTITIONS, "").await;
+        let url = |path: &str| format!("http://{}{path}", receiver.address());
+        let mut documents = String::new();
+        for n in 0..HEALTHY {
+            documents += &webhook(
+                &format!("h{n}"),
+                &format!("healthy.h{n}"),
+                &url(&format!("/hooks/{n}")),
+                "",
+            );
+        }
+        documents += &webhook("latency", "latency.one", &url("/hooks/latency"), "");
+        documents += &webhook("slow", "slow.one", &url("/slow/300"), "");
+        documents += &webhook(
+            "failing",
+            "failing.one",
+            &url("/fail"),
+            "retry: {schedule: {fixed: {delay: 5s, times: unlimited}}}\n",
+        );
+        for n in 0..trouble.hanging {
+            documents += &webhook(
+                &format!("hang-{n}"),
+                "hanging.all",
+                &url("/hang"),
+                "deadline: 15s\n",
+            );
+        }
+        site.apply(&documents).await;
+        let journal = kafka_journal("bench-load");
+        let appender = journal.appender("load").await.expect("a producer");
+        let topic = site.topic("events");
+        Self {
+            site,
+            receiver,
+            journal,
+            appender,
+            topic,
+            next: fastrand::usize(..1 << 40),
+        }
+    }
+
+    async fn publish(&mut self, count: usize, kind: impl Fn(usize) -> String) {
+        let first = self.next;
+        self.next += count;
+        let events = (0..count).map(|n| event(&kind(n), first + n));
+        publish_all(&*self.appender, &self.topic, PARTITIONS, events).await;
+    }
+
+    async fn warm_up(&mut self) {
+        self.drain(20_000).await;
+        settle().await;
+    }
+
+    async fn drain(&mut self, count: usize) -> f64 {
+        drop(self.receiver.statistics().await);
+        let begun = Instant::now();
+        self.publish(count, |n| format!("healthy.h{}", n % HEALTHY))
+            .await;
+        let (mut seen, mut since) = (0, Instant::now());
+        while seen < count {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let new = self.receiver.statistics().await.healthy;
+            seen += new;
+            if new > 0 {
+                since = Instant::now();
+            }
+            assert!(
+                since.elapsed() < SILENCE,
+                "{seen} of {count} came, then nothing"
+            );
+        }
+        count as f64 / begun.elapsed().as_secs_f64()
+    }
+
+    /// From publishing the first to the last request, and then at a steady rate.
+    async fn healthy(&mut self, scale: Scale) -> Seen {
+        let rate = self.drain(scale.deliveries / 2).await;
+        settle().await;
+        drop(self.receiver.statistics().await);
+        let first = self.next;
+        self.next += 1_000_000;
+        let make = |n| event("latency.one", first + n);
+        publish_at(
+            &*self.appender,
+            &self.topic,
+            PARTITIONS,
+            LATENCY_RATE,
+            scale.seconds,
+            make,
+        )
+        .await;
+        settle().await;
+        Seen {
+            rate,
+            age: self.receiver.statistics().await.healthy_age,
+        }
+    }
+
+    /// Publishes it, and waits until fan-out has written all of it and the lanes have fallen behind.
+    async fn trouble(&mut self, trouble: &Trouble) {
+        self.publish(HANGING_EVENTS, |_| "hanging.all".to_owned())
+            .await;
+        self.publish(trouble.failing, |_| "failing.one".to_owned())
+            .await;
+        self.publish(trouble.waiting, |_| "slow.one".to_owned())
+            .await;
+        let mut last = 0;
+        loop {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            let mut end = 0;
+            for partition in 0..PARTITIONS {
+                end += self
+                    .journal
+                    .end(&self.site.topic("deliveries"), partition)
+                    .await
+                    .expect("Kafka answers");
+            }
+            // Retries trickle in all the time; a million sends do not.
+            if end < last + 2_000 {
+                return;
+            }
+            last = end;
+        }
+    }
+
+    /// How many sends of fan-out stand in `deliveries`, and how many of them stand there more than once.
+    async fn written(&self) -> (usize, usize) {
+        let topic = self.site.topic("deliveries");
+        let (mut sends, mut seen) = (0, HashSet::new());
+        for partition in 0..PARTITIONS {
+            let start = self
+                .journal
+                .start(&topic, partition)
+                .await
+                .expect("Kafka answers");
+            let end = self
+                .journal
+                .end(&topic, partition)
+                .await
+                .expect("Kafka answers");
+            let budget = ReadBudget { bytes: 4 << 20 };
+            let mut reader = self
+                .journal
+                .reader(&topic, partition, start, budget)
+                .await
+                .expect("a reader");
+            let each = |record: StoredRecord| {
+                let record =
+                    wire::Deliveries::decode(record.value.unwrap_or_default()).expect("ours");
+                let Some(wire::source::Stream::Events(from)) =
+                    record.source.and_then(|source| source.stream)
+                else {
+                    return;
+                };
+                for send in record.sends {
+                    sends += 1;
+                    let uid = WebhookUid::from_slice(&send.webhook_uid).expect("a uid");
+                    seen.insert((from.partition, from.offset, uid));
+                }
+            };
+            read_until(&mut *reader, end, each).await.expect("records");
+        }
+        (sends, sends - seen.len())
+    }
+
+    /// The bound of the histogram's bucket in which the slowest takeover lies.
+    async fn takeover(&self, program: &Program) -> f64 {
+        let deadline = Instant::now() + SILENCE;
+        loop {
+            let (_, text) = program.get("/metrics").await.expect("/metrics answers");
+            let buckets: Vec<(f64, f64)> = text
+                .lines()
+                .filter_map(|line| bucket(line, "hookline_dispatch_takeover_seconds_bucket"))
+                .collect();
+            let all = buckets.iter().map(|(_, count)| *count).fold(0.0, f64::max);
+            if all >= f64::from(PARTITIONS) {
+                let whole = buckets.iter().filter(|(_, count)| *count >= all);
+                return whole.map(|(bound, _)| *bound).fold(f64::INFINITY, f64::min);
+            }
+            assert!(
+                Instant::now() < deadline,
+                "{all} of {PARTITIONS} partitions were taken over"
+            );
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
