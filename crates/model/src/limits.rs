@@ -59,6 +59,8 @@ pub const LANE_QUEUE_BYTES: usize = 1024 * 1024;
 /// Sends that a lane keeps queued while its webhook fails: what waits for it would only take room from those that send. The rest stays in the log.
 pub const SUSPECT_QUEUE_SENDS: usize = if cfg!(test) { 2 } else { 64 };
 const _: () = assert!(SUSPECT_QUEUE_SENDS < LANE_QUEUE_SENDS);
+/// Suspect webhooks that are asked in vain for a place before the rest has to wait for the next time.
+pub const SUSPECTS_ASKED: usize = 64;
 /// What all lanes of a worker may queue together; those of failing webhooks half of it.
 pub const WORKER_QUEUE_BYTES: usize = 16 * 1024 * 1024;
 
@@ -67,8 +69,10 @@ pub const ATTEMPTS_PER_RECORD_MAX: usize = 256;
 /// See [`ATTEMPTS_PER_RECORD_MAX`].
 pub const ATTEMPTS_RECORD_BYTES: usize = 512 * 1024;
 
-/// Bytes of one chunk of a checkpoint.
-pub const CHECKPOINT_CHUNK_BYTES: usize = 512 * 1024;
+/// Bytes of one chunk of a checkpoint. Tests cut smaller, so that they see many.
+pub const CHECKPOINT_CHUNK_BYTES: usize = if cfg!(test) { 1280 } else { 512 * 1024 };
+/// Deltas may take up as much as their base, and at least so much, before there is a new base.
+pub const CHECKPOINT_DELTAS_BYTES: usize = if cfg!(test) { 512 } else { 64 * 1024 };
 /// How often a partition's progress is stored when it changed.
 pub const CHECKPOINT_EVERY: Duration = secs(1);
 
