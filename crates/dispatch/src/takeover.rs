@@ -91,7 +91,7 @@ async fn try_take_over(
 ) -> Result<Owned, TakeoverError> {
     // In this order: what is deleted up to now, a checkpoint that is stored by now no longer needs.
     let start = shared.journal.start(&shared.names.deliveries, p).await?;
-    let (checkpoint, progress_end) = last_checkpoint(shared, p).await?;
+    let (checkpoint, progress_end) = best_checkpoint(shared, p, start).await?;
     if let Some(checkpoint) = checkpoint.as_ref().filter(|c| c.low < start) {
         return Err(TakeoverError::Deleted {
             partition: p,
@@ -145,9 +145,10 @@ async fn try_take_over(
     })
 }
 
-async fn last_checkpoint(
+async fn best_checkpoint(
     shared: &Shared,
     p: u32,
+    deliveries_start: u64,
 ) -> Result<(Option<Checkpoint>, u64), TakeoverError> {
     let topic = &shared.names.progress;
     let (start, end) = (
@@ -170,7 +171,7 @@ async fn last_checkpoint(
         })
         .await?;
     }
-    Ok((found.best(), end))
+    Ok((found.best(deliveries_start), end))
 }
 
 /// The log since the checkpoint, applied.

@@ -1,6 +1,7 @@
 //! The owner of one partition at work: a struct consumed by [`Worker::run`], one turn after another. A turn takes everything that has come, acts on what
 //! has certainly counted, records what was judged, and only then starts something new.
 
+mod delete;
 mod follow;
 mod read;
 
@@ -29,7 +30,7 @@ use crate::door::{Opened, WorkerDoor};
 use crate::mailbox::Mailbox;
 use crate::metrics::Share;
 use crate::places::Place;
-use crate::progress::ProgressLog;
+use crate::progress::{ProgressLog, Stored};
 use crate::records::{self, Payload};
 use crate::scan::{ScanBudget, Scanner};
 use crate::shared::Shared;
@@ -117,6 +118,8 @@ pub(crate) struct Worker {
     scanner: Scanner,
     scan_budget: ScanBudget,
     progress: ProgressLog,
+    /// What is acknowledged and not yet deleted behind.
+    deletable: Option<Stored>,
     snapshot: Arc<Snapshot>,
     changes: watch::Receiver<Arc<Snapshot>>,
     /// Something lacks that time or others may bring.
@@ -177,6 +180,7 @@ impl Worker {
             scanner: Scanner::default(),
             scan_budget: ScanBudget::new(now),
             progress: ProgressLog::new(p, owned.progress_end),
+            deletable: None,
             snapshot,
             changes,
             look_again: false,
@@ -205,6 +209,7 @@ impl Worker {
             let draining = *orders.borrow_and_update() == Order::Drain;
             self.take_mail()?;
             self.confirm().await?;
+            self.delete_behind().await?;
             self.record().await?;
             if self.snapshot.offset != seen {
                 seen = self.snapshot.offset;
@@ -305,7 +310,11 @@ impl Worker {
                     if let Some(stored) = self.progress.stored(index, result?.offset) {
                         self.shared.standing.lock().entry(self.p).or_default().low =
                             Some(stored.low);
-                        self.delete_behind(stored);
+                        let before = self.deletable.take().and_then(|d| d.progress_before);
+                        self.deletable = Some(Stored {
+                            progress_before: stored.progress_before.or(before),
+                            ..stored
+                        });
                     }
                 }
             }
@@ -532,27 +541,6 @@ impl Worker {
             .await?;
         }
         Ok(())
-    }
-
-    /// Frees what an acknowledged checkpoint no longer needs.
-    fn delete_behind(&mut self, stored: crate::progress::Stored) {
-        let now = self.shared.clock.now();
-        for (topic, before) in [
-            (
-                &self.shared.names.deliveries,
-                self.progress.deletable_deliveries(stored.low, now),
-            ),
-            (&self.shared.names.progress, stored.progress_before),
-        ] {
-            let Some(before) = before else { continue };
-            let (journal, topic, p) = (self.shared.journal.clone(), topic.clone(), self.p);
-            #[expect(clippy::disallowed_methods, reason = "the set is this worker's own: it is reaped every turn and aborted with it")]
-            self.tasks.spawn(async move {
-                if let Err(error) = journal.delete_records(&topic, p, before).await {
-                    tracing::warn!(topic, partition = p, before, %error, "settled records could not be deleted; it is tried again");
-                }
-            });
-        }
     }
 
     fn figures(&mut self) {

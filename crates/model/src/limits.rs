@@ -40,6 +40,11 @@ pub const EVENT_BYTES_MAX: usize = 768 * 1024;
 pub const RECORD_BYTES_MAX: usize = 2 * 1024 * 1024;
 const _: () = assert!(EVENT_BYTES_MAX * 2 < RECORD_BYTES_MAX);
 
+/// Topics whose records are deleted when they are settled are cut into files of this size: brokers free whole files only, and their default of 1 GiB a
+/// partition would keep the disk full of what is long settled.
+pub const SETTLED_SEGMENT_BYTES: usize = 64 * 1024 * 1024;
+const _: () = assert!(SETTLED_SEGMENT_BYTES >= 16 * RECORD_BYTES_MAX);
+
 /// Webhooks named by one record of `deliveries`; more matches take more records.
 pub const SENDS_PER_RECORD_MAX: usize = 5_000;
 const _: () = assert!(EVENT_BYTES_MAX + SENDS_PER_RECORD_MAX * 80 < RECORD_BYTES_MAX);
@@ -59,6 +64,8 @@ pub const LANE_QUEUE_BYTES: usize = 1024 * 1024;
 /// Sends that a lane keeps queued while its webhook fails: what waits for it would only take room from those that send. The rest stays in the log.
 pub const SUSPECT_QUEUE_SENDS: usize = if cfg!(test) { 2 } else { 64 };
 const _: () = assert!(SUSPECT_QUEUE_SENDS < LANE_QUEUE_SENDS);
+/// Suspect webhooks that are asked in vain for a place before the rest has to wait for the next time.
+pub const SUSPECTS_ASKED: usize = 64;
 /// What all lanes of a worker may queue together; those of failing webhooks half of it.
 pub const WORKER_QUEUE_BYTES: usize = 16 * 1024 * 1024;
 
@@ -67,8 +74,10 @@ pub const ATTEMPTS_PER_RECORD_MAX: usize = 256;
 /// See [`ATTEMPTS_PER_RECORD_MAX`].
 pub const ATTEMPTS_RECORD_BYTES: usize = 512 * 1024;
 
-/// Bytes of one chunk of a checkpoint.
-pub const CHECKPOINT_CHUNK_BYTES: usize = 512 * 1024;
+/// Bytes of one chunk of a checkpoint. Tests cut smaller, so that they see many.
+pub const CHECKPOINT_CHUNK_BYTES: usize = if cfg!(test) { 1280 } else { 512 * 1024 };
+/// Deltas may take up as much as their base, and at least so much, before there is a new base.
+pub const CHECKPOINT_DELTAS_BYTES: usize = if cfg!(test) { 512 } else { 64 * 1024 };
 /// How often a partition's progress is stored when it changed.
 pub const CHECKPOINT_EVERY: Duration = secs(1);
 

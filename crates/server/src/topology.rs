@@ -55,7 +55,13 @@ pub(crate) fn specs(prefix: &str, shape: Shape) -> Vec<TopicSpec> {
             },
             append_time: topic.append_time(),
             max_record_bytes: limits::RECORD_BYTES_MAX,
-            settings: BTreeMap::new(),
+            settings: match topic.kept() {
+                Kept::UntilSettled => BTreeMap::from([(
+                    "segment.bytes".to_owned(),
+                    limits::SETTLED_SEGMENT_BYTES.to_string(),
+                )]),
+                Kept::For(_) | Kept::Compacted => BTreeMap::new(),
+            },
         })
         .collect()
 }

@@ -1,7 +1,7 @@
 //! The cache of a partition's progress, and which cached state to believe.
 //!
 //! A checkpoint is a base or a delta to the one before of the same chain, cut into chunks. A reader takes the complete one with the highest end of
-//! `attempts`, whoever wrote it. A missing or damaged one costs time, never sends.
+//! `attempts`, whoever wrote it, among those that need nothing that has been deleted. A missing or damaged one costs time, never sends.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,13 +10,15 @@ use prost::Message as _;
 
 use super::lane::{LaneKey, LaneKind};
 use super::marks::SourceMarks;
+use super::mutation::mutated;
 use crate::ids::{Position, WebhookUid};
-use crate::limits::CHECKPOINT_CHUNK_BYTES;
+use crate::limits::{CHECKPOINT_CHUNK_BYTES, CHECKPOINT_DELTAS_BYTES};
 use crate::time::Millis;
 use crate::wire::{self, checkpoint_entry::Entry};
 
 /// A send that was begun and is not settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(test, derive(Hash))]
 pub struct Single {
     /// Attempts made in the run so far, if any were made at this position (else zero: what the send carries counts).
     pub attempts: u32,
@@ -28,6 +30,7 @@ pub struct Single {
 
 /// How far a partition is.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[cfg_attr(test, derive(Hash))]
 pub struct Checkpoint {
     /// Every position below is settled or listed.
     pub watermark: u64,
@@ -93,29 +96,35 @@ impl Checkpoint {
             ..Self::default()
         };
         for bytes in entries.values() {
-            match wire::CheckpointEntry::decode(bytes.clone()).ok()?.entry? {
-                Entry::Single(s) => {
-                    let single = Single {
-                        attempts: s.attempts,
-                        due: Millis(s.due_ms),
-                        first_try: Millis(s.first_try_ms),
-                    };
-                    checkpoint.singles.insert(s.position?.into(), single);
-                }
-                Entry::Lane(l) => {
-                    let key = LaneKey {
-                        webhook: WebhookUid::from_slice(&l.webhook_uid)?,
-                        kind: LaneKind::from_number(l.kind)?,
-                    };
-                    checkpoint.lanes.insert(key, l.cursor?.into());
-                }
-                Entry::Mark(m) => checkpoint.marks.load(&m).then_some(())?,
-                Entry::Repeats(r) => {
-                    checkpoint.skips.insert(r.from?.into(), r.to?.into());
-                }
-            }
+            checkpoint.take(wire::CheckpointEntry::decode(bytes.clone()).ok()?.entry?)?;
         }
         Some(checkpoint)
+    }
+
+    /// Takes a stored entry; `None` when it makes no sense.
+    fn take(&mut self, entry: Entry) -> Option<()> {
+        match entry {
+            Entry::Single(s) => {
+                let single = Single {
+                    attempts: s.attempts,
+                    due: Millis(s.due_ms),
+                    first_try: Millis(s.first_try_ms),
+                };
+                self.singles.insert(s.position?.into(), single);
+            }
+            Entry::Lane(l) => {
+                let key = LaneKey {
+                    webhook: WebhookUid::from_slice(&l.webhook_uid)?,
+                    kind: LaneKind::from_number(l.kind)?,
+                };
+                self.lanes.insert(key, l.cursor?.into());
+            }
+            Entry::Mark(m) => self.marks.load(&m).then_some(())?,
+            Entry::Repeats(r) => {
+                self.skips.insert(r.from?.into(), r.to?.into());
+            }
+        }
+        Some(())
     }
 
     fn head(&self) -> wire::CheckpointHead {
@@ -164,6 +173,7 @@ fn key_of(entry: &Entry) -> Vec<u8> {
 
 /// Turns checkpoints into chunks: a base first, then deltas, and a new base when the deltas have grown as large as one.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone, Hash))]
 pub struct CheckpointWriter {
     chain: Vec<u8>,
     link: u32,
@@ -203,7 +213,7 @@ impl CheckpointWriter {
             .sum::<usize>()
             + 64;
         let base = self.chain.is_empty()
-            || self.delta_bytes + delta_bytes > self.base_bytes.max(64 * 1024);
+            || self.delta_bytes + delta_bytes > self.base_bytes.max(CHECKPOINT_DELTAS_BYTES);
         let (body, removed) = if base {
             self.chain = fresh.to_vec();
             self.link = 0;
@@ -270,21 +280,25 @@ fn cut(
     chunks
 }
 
-/// Reads `progress` in order and keeps the complete checkpoint with the highest end.
+/// Reads `progress` in order and keeps what is complete of every chain.
 #[derive(Debug, Default)]
 pub struct CheckpointReader {
     chains: HashMap<Bytes, Chain>,
-    best: Option<Bytes>,
+    /// Checkpoints completed so far.
+    completed: u64,
 }
 
 #[derive(Debug, Default)]
 struct Chain {
-    /// What is complete: head, entries, and the next link.
+    /// What is complete: head and entries, and which one of all it was.
     head: Option<wire::CheckpointHead>,
     entries: Entries,
+    completed: u64,
     next_link: u32,
     /// Of the next link: what has come so far.
     part: Vec<wire::CheckpointChunk>,
+    /// The next link holds what this build cannot make sense of, so nothing can be built on it either.
+    damaged: bool,
 }
 
 impl CheckpointReader {
@@ -293,9 +307,8 @@ impl CheckpointReader {
         if !wire::readable(chunk.format) || chunk.head.is_none() {
             return;
         }
-        let id = chunk.chain.clone();
-        let chain = self.chains.entry(id.clone()).or_default();
-        if chunk.link != chain.next_link {
+        let chain = self.chains.entry(chunk.chain.clone()).or_default();
+        if chain.damaged || (chunk.link != chain.next_link && !mutated!(DeltaOnWrongBase)) {
             return;
         }
         if chunk.index == 0 {
@@ -306,36 +319,47 @@ impl CheckpointReader {
         }
         let complete = chunk.index + 1 == chunk.count;
         chain.part.push(chunk);
-        if !complete {
-            return;
-        }
-        chain.complete();
-        let end = |chain: Option<&Chain>| {
-            chain
-                .and_then(|c| c.head)
-                .map(|h| (h.attempts_end, h.epoch))
-        };
-        if end(self.chains.get(&id))
-            >= self
-                .best
-                .as_ref()
-                .and_then(|best| end(self.chains.get(best)))
-        {
-            self.best = Some(id);
+        if complete {
+            self.completed += 1;
+            chain.complete(self.completed);
         }
     }
 
-    /// The checkpoint to believe.
+    /// The checkpoint to believe, where `deliveries` begins at `start`.
+    ///
+    /// A former owner may store one late and delete behind it, and then another with a higher end may need what is gone. Each complete one is true, so
+    /// one that needs less will do. When all need what is gone, the highest is returned all the same, for the caller to raise the alarm.
     #[must_use]
-    pub fn best(&self) -> Option<Checkpoint> {
-        let chain = self.chains.get(self.best.as_ref()?)?;
-        Checkpoint::from_entries(chain.head.as_ref()?, &chain.entries)
+    pub fn best(&self, start: u64) -> Option<Checkpoint> {
+        let complete = self.chains.values().filter_map(|c| Some((c.head?, c)));
+        let (head, chain) = complete.max_by_key(|(head, chain)| {
+            let end = (head.attempts_end, head.epoch);
+            let end = if mutated!(LastCheckpointBelieved) {
+                (0, 0)
+            } else {
+                end
+            };
+            (head.low >= start, end, chain.completed)
+        })?;
+        Checkpoint::from_entries(&head, &chain.entries)
     }
 }
 
 impl Chain {
-    fn complete(&mut self) {
-        for chunk in self.part.drain(..) {
+    fn complete(&mut self, completed: u64) {
+        let chunks = std::mem::take(&mut self.part);
+        let mut all = chunks
+            .iter()
+            .flat_map(|chunk| chunk.entries.iter().chain(&chunk.removed));
+        let usable = all.all(|e| {
+            let entry = e.entry.clone();
+            entry.is_some_and(|entry| Checkpoint::default().take(entry).is_some())
+        });
+        if !usable {
+            self.damaged = true;
+            return;
+        }
+        for chunk in chunks {
             self.head = chunk.head;
             for entry in chunk.removed.into_iter().filter_map(|e| e.entry) {
                 self.entries.remove(&key_of(&entry));
@@ -344,6 +368,7 @@ impl Chain {
                 self.entries.insert(key_of(&entry), encode(entry));
             }
         }
+        self.completed = completed;
         self.next_link += 1;
     }
 }
@@ -360,7 +385,7 @@ mod tests {
             reader
                 .read(wire::CheckpointChunk::decode(&chunk.encode_to_vec()[..]).expect("decodes"));
         }
-        reader.best()
+        reader.best(0)
     }
 
     fn arbitrary() -> impl Strategy<Value = Checkpoint> {
@@ -480,5 +505,52 @@ mod tests {
         log.extend(ours.write(&state(9), [2; 16]).chunks);
         log.extend(zombie.write(&state(6), [3; 16]).chunks);
         assert_eq!(read(log).map(|c| c.attempts_end), Some(9));
+    }
+
+    #[test]
+    fn what_this_build_does_not_know_is_never_left_out() {
+        let state = |end| Checkpoint {
+            attempts_end: end,
+            ..Checkpoint::default()
+        };
+        let mut writer = CheckpointWriter::default();
+        let mut log = writer.write(&state(1), [1; 16]).chunks;
+        let mut strange = writer.write(&state(2), [1; 16]).chunks;
+        strange[0]
+            .entries
+            .push(wire::CheckpointEntry { entry: None });
+        log.extend(strange);
+        log.extend(writer.write(&state(3), [1; 16]).chunks);
+        assert_eq!(
+            read(log).map(|c| c.attempts_end),
+            Some(1),
+            "an exception that cannot be read makes the state untrue, and all that build on it"
+        );
+    }
+
+    #[test]
+    fn one_that_needs_what_is_deleted_gives_way_to_one_that_does_not() {
+        let state = |end, low| Checkpoint {
+            attempts_end: end,
+            low,
+            watermark: low,
+            ..Checkpoint::default()
+        };
+        // The new owner's end is held back; the former owner's, stored late, is higher, and the new owner has deleted what it needs.
+        let mut reader = CheckpointReader::default();
+        let mut ours = CheckpointWriter::default();
+        let mut zombie = CheckpointWriter::default();
+        let ours = ours.write(&state(5, 9), [1; 16]).chunks;
+        let zombie = zombie.write(&state(7, 3), [2; 16]).chunks;
+        ours.into_iter()
+            .chain(zombie)
+            .for_each(|chunk| reader.read(chunk));
+        assert_eq!(reader.best(3).map(|c| c.attempts_end), Some(7));
+        assert_eq!(reader.best(9).map(|c| c.attempts_end), Some(5));
+        assert_eq!(
+            reader.best(10).map(|c| c.attempts_end),
+            Some(7),
+            "all need it: for the alarm"
+        );
     }
 }

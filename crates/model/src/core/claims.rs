@@ -6,6 +6,8 @@
 
 use std::collections::VecDeque;
 
+use super::mutation::mutated;
+
 /// What a record of `attempts` is, as far as ownership goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LogEntry<A> {
@@ -67,11 +69,16 @@ impl ClaimReader {
     /// The next record of the log.
     pub fn read<A>(&mut self, entry: LogEntry<A>) -> Counted<A> {
         match entry {
-            LogEntry::Claim { epoch, nonce } if epoch > self.highest => {
+            LogEntry::Claim { epoch, nonce }
+                if epoch > self.highest
+                    || (mutated!(EqualClaimCounts) && epoch == self.highest) =>
+            {
                 self.highest = epoch;
                 Counted::Claimed { epoch, nonce }
             }
-            LogEntry::Written { epoch, body, .. } if epoch == self.highest => {
+            LogEntry::Written { epoch, body, .. }
+                if epoch == self.highest || mutated!(LowerEpochCounts) =>
+            {
                 Counted::Written(body)
             }
             LogEntry::Claim { .. } | LogEntry::Written { .. } | LogEntry::Other => Counted::Nothing,
@@ -92,25 +99,28 @@ pub struct Gap {
 ///
 /// Acknowledgements of one partition come in the order of the appends.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone, Hash))]
 pub struct OwnLog<R> {
     epoch: u64,
     sequence: u64,
-    /// Below this there is no foreign claim after ours.
+    /// Below this there is no foreign claim after ours. Own records below it that are still pending are confirmed next.
     inspected: u64,
     pending: VecDeque<Pending<R>>,
     fenced: Option<u64>,
 }
 
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone, Hash))]
 struct Pending<R> {
     sequence: u64,
     body: R,
     acked: Acked,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Acked {
     No,
+    /// Acknowledged, or read in the log, which is as good.
     At(u64),
     Somewhere,
 }
@@ -134,10 +144,15 @@ impl<R> OwnLog<R> {
         self.epoch
     }
 
-    /// Everything below this offset has been seen by this owner: its own, or of no effect.
+    /// Everything below this offset has been acted on by this owner, or is of no effect.
     #[must_use]
     pub fn inspected(&self) -> u64 {
-        self.inspected
+        match self.pending.front().map(|p| p.acked) {
+            Some(Acked::At(offset)) if !mutated!(OwnRecordsPassedOver) => {
+                self.inspected.min(offset)
+            }
+            _ => self.inspected,
+        }
     }
 
     /// A higher claim was met: this owner must stop.
@@ -171,7 +186,8 @@ impl<R> OwnLog<R> {
 
     /// The journal has stored the record; `None` when it did not say where.
     pub fn acked(&mut self, sequence: u64, offset: Option<u64>) {
-        if let Some(pending) = self.pending.iter_mut().find(|p| p.sequence == sequence) {
+        let pending = self.pending.iter_mut().find(|p| p.sequence == sequence);
+        if let Some(pending) = pending.filter(|p| p.acked == Acked::No) {
             pending.acked = offset.map_or(Acked::Somewhere, Acked::At);
         }
     }
@@ -186,7 +202,7 @@ impl<R> OwnLog<R> {
         }
         match self.pending.front().map(|p| p.acked) {
             None | Some(Acked::No) => Ok(None),
-            Some(Acked::At(offset)) if offset <= self.inspected => {
+            Some(Acked::At(offset)) if offset <= self.inspected || mutated!(GapNotInspected) => {
                 self.inspected = self.inspected.max(offset + 1);
                 Ok(self.pending.pop_front().map(|p| (offset, p.body)))
             }
@@ -210,11 +226,12 @@ impl<R> OwnLog<R> {
             LogEntry::Written {
                 epoch, sequence, ..
             } if *epoch == self.epoch && self.fenced.is_none() => {
-                if let Some(pending) = self
-                    .pending
-                    .iter_mut()
-                    .find(|p| p.sequence == *sequence && p.acked == Acked::Somewhere)
-                {
+                // Also one whose acknowledgement is still on its way: what has been passed must not be looked for later.
+                let pending = self.pending.iter_mut().find(|p| p.sequence == *sequence);
+                if let Some(pending) = pending.filter(|p| {
+                    p.acked == Acked::Somewhere
+                        || (p.acked == Acked::No && !mutated!(OwnRecordsPassedOver))
+                }) {
                     pending.acked = Acked::At(offset);
                 }
             }
@@ -330,5 +347,28 @@ mod tests {
         log.inspect(11, &written(3, 1));
         log.inspected_to(12);
         assert_eq!(log.confirm(), Ok(Some((11, "a"))));
+    }
+
+    #[test]
+    fn an_own_record_that_was_read_before_its_acknowledgement_came_is_not_passed_over() {
+        let mut log = OwnLog::new(3, 10);
+        log.appended("a");
+        log.appended("b");
+        log.acked(1, None);
+        assert_eq!(log.confirm(), Err(Gap { from: 11, to: None }));
+        // Both are stored; only the first is acknowledged.
+        log.inspect(11, &written(3, 1));
+        log.inspect(12, &written(3, 2));
+        log.inspected_to(13);
+        assert_eq!(
+            log.inspected(),
+            11,
+            "a checkpoint made now may not claim them"
+        );
+        assert_eq!(log.confirm(), Ok(Some((11, "a"))));
+        assert_eq!(log.confirm(), Ok(Some((12, "b"))));
+        assert_eq!(log.inspected(), 13);
+        log.acked(2, None);
+        assert_eq!(log.confirm(), Ok(None), "and nobody looks for it once more");
     }
 }

@@ -9,10 +9,11 @@ mod scan;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
+use super::mutation::mutated;
 use crate::ids::{Position, WebhookUid};
 use crate::limits::{
-    LANE_QUEUE_BYTES, LANE_QUEUE_SENDS, SUSPECT_QUEUE_SENDS, WINDOW_MAX, WINDOW_START,
-    WORKER_QUEUE_BYTES,
+    LANE_QUEUE_BYTES, LANE_QUEUE_SENDS, SUSPECT_QUEUE_SENDS, SUSPECTS_ASKED, WINDOW_MAX,
+    WINDOW_START, WORKER_QUEUE_BYTES,
 };
 use crate::time::Millis;
 
@@ -48,6 +49,7 @@ pub struct LaneKey {
 
 /// Something that waits in memory.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone, Hash))]
 pub struct Queued<T> {
     /// Where it stands in the log.
     pub position: Position,
@@ -116,11 +118,14 @@ impl Default for QueueLimits {
 }
 
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone, Hash))]
 struct Lane<T> {
     queue: VecDeque<Queued<T>>,
     bytes: usize,
     /// The first position that was left in the log, if any.
     behind: Option<Position>,
+    /// A scan found it full: reading on for it would be in vain, and would keep scans from others, until something of its queue has gone.
+    sated: bool,
 }
 
 /// What a lane may queue.
@@ -137,6 +142,7 @@ impl<T> Default for Lane<T> {
             queue: VecDeque::new(),
             bytes: 0,
             behind: None,
+            sated: false,
         }
     }
 }
@@ -154,7 +160,10 @@ impl<T> Lane<T> {
     }
 
     fn wants_more(&self, sends: usize, bytes: usize) -> bool {
-        self.behind.is_some() && self.queue.len() < sends.div_ceil(2) && self.bytes < bytes / 2
+        self.behind.is_some()
+            && !self.sated
+            && self.queue.len() < sends.div_ceil(2)
+            && self.bytes < bytes / 2
     }
 }
 
@@ -170,7 +179,7 @@ impl Bucket {
     fn take(&mut self, rate: f64, now: Millis) -> Result<(), Millis> {
         let cap = (rate / 10.0).max(1.0);
         self.tokens = (self.tokens + now.since(self.at).as_secs_f64() * rate).min(cap);
-        self.at = self.at.max(now);
+        self.at = now;
         if self.tokens >= 1.0 {
             self.tokens -= 1.0;
             return Ok(());
@@ -183,6 +192,7 @@ impl Bucket {
 
 /// Where a webhook stands in the order of service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(test, derive(Hash))]
 enum Turn {
     /// Nothing to send, or the window is full.
     None,
@@ -195,6 +205,7 @@ enum Turn {
 }
 
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 struct Hook<T> {
     /// Begun before and to be sent again first: in-place retries, and what a takeover found begun.
     again: VecDeque<Queued<T>>,
@@ -281,6 +292,7 @@ impl<T> Hook<T> {
         let lane = self.lanes.get_mut(&kind)?;
         let queued = lane.queue.pop_front()?;
         lane.bytes -= queued.bytes;
+        lane.sated = false;
         if kind != LaneKind::Bulk {
             self.last = kind;
         }
@@ -319,6 +331,7 @@ pub struct Start<T> {
 
 /// A read of the log for lanes that are behind.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 struct Scan {
     follows: LaneKey,
     from: Position,
@@ -329,6 +342,7 @@ struct Scan {
 
 /// All lanes of a partition.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub struct Lanes<T> {
     limits: QueueLimits,
     hooks: HashMap<WebhookUid, Hook<T>>,
@@ -340,6 +354,8 @@ pub struct Lanes<T> {
     queued_bytes: usize,
     queued: usize,
     scan: Option<Scan>,
+    /// The time last heard of.
+    now: Millis,
 }
 
 impl<T> Default for Lanes<T> {
@@ -363,6 +379,7 @@ impl<T> Lanes<T> {
             queued_bytes: 0,
             queued: 0,
             scan: None,
+            now: Millis(0),
         }
     }
 }
@@ -436,7 +453,15 @@ impl<T> Lanes<T> {
 
     /// The next send to start, if there is one. Healthy webhooks go in turn, then the suspect ones.
     pub fn next(&mut self, now: Millis, door: &mut dyn Door<T>) -> Option<Start<T>> {
-        while let Some((at, webhook)) = self.tokens.first().copied().filter(|(at, _)| *at <= now) {
+        // Who waits for a token waits by the clock; when that was set back, all ask again.
+        let until = if now < self.now {
+            Millis(i64::MAX)
+        } else {
+            now
+        };
+        self.now = now;
+        while let Some((at, webhook)) = self.tokens.first().copied().filter(|(at, _)| *at <= until)
+        {
             self.tokens.remove(&(at, webhook));
             self.end_turn(webhook);
             self.wake(webhook);
@@ -446,6 +471,7 @@ impl<T> Lanes<T> {
     }
 
     fn next_of(&mut self, suspect: bool, now: Millis, door: &mut dyn Door<T>) -> Option<Start<T>> {
+        let mut refused = 0;
         loop {
             let webhook = if suspect {
                 self.suspect.pop_front()?
@@ -455,6 +481,15 @@ impl<T> Lanes<T> {
             let Some(hook) = self.hooks.get_mut(&webhook) else {
                 continue;
             };
+            // Much may have changed since it was put into the round.
+            if hook.in_flight >= hook.window && !mutated!(WindowOverrun) {
+                hook.turn = Turn::None;
+                continue;
+            }
+            if hook.suspect() && !suspect {
+                self.suspect.push_back(webhook);
+                continue;
+            }
             let Some(terms) = hook.peek().map(|head| door.terms(webhook, &head.payload)) else {
                 hook.turn = Turn::None;
                 continue;
@@ -478,18 +513,23 @@ impl<T> Lanes<T> {
                             continue;
                         }
                     }
-                    if !door.take_place(webhook, hook.suspect()) {
-                        if let Some(bucket) = hook.bucket.as_mut().filter(|_| rate.is_some()) {
-                            bucket.tokens += 1.0;
-                        }
-                        if suspect {
-                            self.suspect.push_front(webhook)
-                        } else {
-                            self.healthy.push_front(webhook)
-                        }
+                    if door.take_place(webhook, hook.suspect()) {
+                        return self.take(webhook, true);
+                    }
+                    if let Some(bucket) = hook.bucket.as_mut().filter(|_| rate.is_some()) {
+                        bucket.tokens += 1.0;
+                    }
+                    if !hook.suspect() {
+                        // There is no place for anybody.
+                        self.healthy.push_front(webhook);
                         return None;
                     }
-                    return self.take(webhook, true);
+                    // Others may find one: suspects share their places by project.
+                    self.suspect.push_back(webhook);
+                    refused += 1;
+                    if refused >= SUSPECTS_ASKED.min(self.suspect.len()) {
+                        return None;
+                    }
                 }
             }
         }
@@ -566,7 +606,7 @@ impl<T> Lanes<T> {
                 move_cursor(&mut self.behind, key, lane.behind, Some(first));
                 lane.behind = Some(first);
                 // The scan has passed what was given back.
-                if let Some(scan) = &mut self.scan {
+                if let Some(scan) = self.scan.as_mut().filter(|_| !mutated!(ShedLaneTakesOn)) {
                     scan.refused.insert(key);
                 }
             }

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::mutation::mutated;
 use crate::ids::{Position, WebhookUid};
 use crate::limits::PATH_MARK_GRACE;
 use crate::time::Millis;
@@ -39,6 +40,7 @@ pub enum Stream {
 
 /// A place in a stream. The webhook is zero where the offset alone decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(test, derive(Hash))]
 pub struct StreamPosition {
     at: Position,
     webhook: [u8; 16],
@@ -62,7 +64,11 @@ impl Stream {
                 with_webhook(from.offset),
             ),
             Wire::Retry(from) => (
-                Self::Path(from.path_ms.clone()),
+                Self::Path(if mutated!(PathsAreOneStream) {
+                    Vec::new()
+                } else {
+                    from.path_ms.clone()
+                }),
                 StreamPosition {
                     at: from.ticket?.into(),
                     webhook: [0; 16],
@@ -103,6 +109,7 @@ impl Stream {
 
 /// The highest position seen of every stream.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[cfg_attr(test, derive(Hash))]
 pub struct SourceMarks {
     marks: BTreeMap<Stream, (StreamPosition, Millis)>,
 }
@@ -112,6 +119,7 @@ impl SourceMarks {
     pub fn admit(&mut self, stream: Stream, position: StreamPosition, now: Millis) -> bool {
         match self.marks.get_mut(&stream) {
             Some((highest, _)) if position <= *highest => false,
+            Some((highest, _)) if mutated!(MarksByRecord) && position.at == highest.at => false,
             Some(mark) => {
                 *mark = (position, now);
                 true

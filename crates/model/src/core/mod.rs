@@ -12,4 +12,5 @@ pub mod checkpoint;
 pub mod claims;
 pub mod lane;
 pub mod marks;
+mod mutation;
 pub mod partition;

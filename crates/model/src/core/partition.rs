@@ -9,7 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::checkpoint::{Checkpoint, Single};
 use super::lane::{Door, Health, LaneKey, Lanes, Offered, QueueLimits, Queued, Start};
 use super::marks::{SourceMarks, Stream, StreamPosition};
+use super::mutation::mutated;
 use crate::ids::{Position, WebhookUid};
+use crate::limits::IN_PLACE_BELOW;
 use crate::time::Millis;
 
 /// What became of a send at the live edge.
@@ -52,7 +54,7 @@ impl<T> Read<T> {
 }
 
 /// Where an attempt record stands in `attempts`, and the claim it was written under.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket {
     /// Offset of the record.
     pub offset: u64,
@@ -62,6 +64,7 @@ pub struct Ticket {
 
 /// What a confirmed attempt leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(test, derive(Hash))]
 pub enum After {
     /// Nothing: the send is settled.
     Settled,
@@ -73,6 +76,7 @@ pub enum After {
 
 /// What an attempt record says of the run so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(test, derive(Hash))]
 pub struct Made {
     /// Attempts made in the run, that one included.
     pub attempts: u32,
@@ -91,6 +95,7 @@ impl Made {
 }
 
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone, Hash))]
 struct Begun<T> {
     single: Single,
     lane: Option<LaneKey>,
@@ -100,6 +105,7 @@ struct Begun<T> {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(test, derive(Hash))]
 enum Phase {
     /// Found by a takeover; its payload is being read back.
     Found,
@@ -128,6 +134,7 @@ pub enum Replayed {
 
 /// The state of a partition. `T` is what is needed to send, cheap to clone.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone, Hash))]
 pub struct Partition<T> {
     watermark: u64,
     marks: SourceMarks,
@@ -252,7 +259,7 @@ impl<T: Clone> Partition<T> {
                 },
             );
         }
-        if let After::Follow(left) = after {
+        if let After::Follow(left @ 1..) = after {
             *self.open.entry(ticket).or_default() += left;
             let phase = Phase::Following { ticket, left };
             self.begun.insert(
@@ -320,7 +327,7 @@ impl<T: Clone> Partition<T> {
             if self
                 .lanes
                 .cursor(lane)
-                .is_some_and(|cursor| cursor <= position)
+                .is_some_and(|cursor| cursor <= position && !mutated!(KnownNotPassedOver))
             {
                 self.skip(position, next);
             }
@@ -339,11 +346,9 @@ impl<T: Clone> Partition<T> {
     /// Everything below `next` has been handed to [`Self::live`] or does not exist.
     pub fn passed(&mut self, next: u64) {
         self.watermark = self.watermark.max(next);
-        while self
-            .ahead
-            .first_key_value()
-            .is_some_and(|(p, _)| p.offset < self.watermark)
-        {
+        while self.ahead.first_key_value().is_some_and(|(p, _)| {
+            p.offset < self.watermark + u64::from(mutated!(AheadForgottenEarly))
+        }) {
             self.ahead.pop_first();
         }
     }
@@ -374,6 +379,7 @@ impl<T: Clone> Partition<T> {
 
     /// The next send to start. A send to be ended without an exchange is handed out, too.
     pub fn next(&mut self, now: Millis, door: &mut dyn Door<T>) -> Option<Start<T>> {
+        self.wait_no_longer_than(now.plus(IN_PLACE_BELOW));
         while let Some((due, position)) =
             self.waiting.first().copied().filter(|(due, _)| *due <= now)
         {
@@ -403,6 +409,22 @@ impl<T: Clone> Partition<T> {
         });
         begun.phase = Phase::Sending { place: start.send };
         Some(start)
+    }
+
+    /// Waits in place are short: one that is due later than this was begun by a clock that has been set back since.
+    fn wait_no_longer_than(&mut self, latest: Millis) {
+        while let Some((due, position)) = self
+            .waiting
+            .last()
+            .copied()
+            .filter(|(due, _)| *due > latest)
+        {
+            self.waiting.remove(&(due, position));
+            if let Some(begun) = self.begun.get_mut(&position) {
+                begun.single.due = latest;
+                self.waiting.insert((latest, position));
+            }
+        }
     }
 
     /// What is known of a send that was begun: attempts made in its run, and when the first one of its run began (zero: none).
@@ -521,17 +543,24 @@ impl<T: Clone> Partition<T> {
         // What every lane has passed is forgotten. Above the watermark nothing has been passed yet.
         let edge = Position::at(self.watermark);
         let floor = self.lanes.lowest().map_or(edge, |lowest| lowest.min(edge));
-        self.skips.retain(|_, to| *to > floor);
+        self.skips
+            .retain(|_, to| *to > floor && !mutated!(SkipsForgotten));
         // Held back to the first record that a new owner must read (again); the claim that counts there is that record's own.
         let held_back = self.open.keys().chain(self.ahead.values()).min().copied();
-        let end = held_back.unwrap_or(Ticket {
-            offset: inspected,
-            epoch,
-        });
+        let end = held_back
+            .filter(|_| !mutated!(EndNotHeldBack))
+            .unwrap_or(Ticket {
+                offset: inspected,
+                epoch,
+            });
         Checkpoint {
             watermark: self.watermark,
             attempts_end: end.offset,
-            epoch: end.epoch,
+            epoch: if mutated!(HeldBackEpochWrong) {
+                epoch
+            } else {
+                end.epoch
+            },
             low: self.low(),
             at: now,
             singles: self

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{LaneKey, Lanes, Queued, Scan, Turn, move_cursor};
+use super::{LaneKey, Lanes, Queued, Scan, Turn, move_cursor, mutated};
 use crate::ids::Position;
 
 impl<T> Lanes<T> {
@@ -68,7 +68,10 @@ impl<T> Lanes<T> {
         let entry = hook.lanes.entry(lane.kind).or_default();
         let old = entry.behind;
         if queued.as_ref().is_some_and(|q| entry.full(q.bytes, quota)) {
-            scan.refused.insert(lane);
+            if !mutated!(RefusedLaneTakesOn) {
+                scan.refused.insert(lane);
+            }
+            entry.sated = true;
             move_cursor(&mut self.behind, lane, old, Some(position));
             entry.behind = Some(position);
             let ended = scan.follows == lane;
@@ -79,7 +82,7 @@ impl<T> Lanes<T> {
         }
         let next = Position {
             offset: position.offset,
-            index: position.index + 1,
+            index: position.index + u32::from(!mutated!(CursorStays)),
         };
         move_cursor(&mut self.behind, lane, old, Some(next));
         entry.behind = Some(next);
@@ -99,7 +102,7 @@ impl<T> Lanes<T> {
             return;
         };
         scan.at = scan.at.max(next);
-        if scan.at < watermark {
+        if scan.at + u64::from(mutated!(ScanRejoinsEarly)) < watermark {
             return;
         }
         let Some(scan) = self.scan.take() else { return };

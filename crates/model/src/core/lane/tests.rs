@@ -233,3 +233,167 @@ fn without_a_place_the_turn_is_kept() {
         "proven now"
     );
 }
+
+/// Places as the worker shares them: suspects of a project may hold only so many.
+struct Shares {
+    healthy: u32,
+    /// By webhook, standing for its project.
+    suspect: HashMap<WebhookUid, u32>,
+}
+
+impl Door<u32> for Shares {
+    fn terms(&mut self, _: WebhookUid, _: &u32) -> Terms {
+        Terms::Send { rate: None }
+    }
+
+    fn take_place(&mut self, webhook: WebhookUid, suspect: bool) -> bool {
+        let left = if suspect {
+            self.suspect.entry(webhook).or_insert(0)
+        } else {
+            &mut self.healthy
+        };
+        let there_is = *left > 0;
+        *left = left.saturating_sub(1);
+        there_is
+    }
+}
+
+#[test]
+fn a_suspect_that_finds_no_place_holds_up_no_suspect_of_another_project() {
+    let mut lanes = Lanes::default();
+    for (offset, webhook) in [(0, 1), (1, 2)] {
+        lanes.offer(queued(key(webhook, LaneKind::Fresh), offset), usize::MAX);
+    }
+    let mut door = Shares {
+        healthy: 0,
+        suspect: HashMap::from([(uid(2), 1)]),
+    };
+    let started = lanes.next(Millis(0), &mut door).expect("2 has a place");
+    assert_eq!(started.queued.lane.webhook, uid(2));
+    door.suspect.insert(uid(1), 1);
+    assert!(
+        lanes.next(Millis(0), &mut door).is_some(),
+        "nobody is left out"
+    );
+}
+
+#[test]
+fn a_webhook_that_began_to_fail_while_it_waited_holds_up_no_healthy_one() {
+    let mut lanes = Lanes::default();
+    // Both have answered well, and the first has two more under way.
+    for (offset, webhook) in [(0, 1), (1, 2), (2, 1), (3, 1)] {
+        lanes.offer(queued(key(webhook, LaneKind::Fresh), offset), usize::MAX);
+    }
+    assert_eq!(start(&mut lanes).len(), 4);
+    lanes.ended(uid(1), Health::Good);
+    lanes.ended(uid(2), Health::Good);
+    // Both wait for a place when the first begins to fail.
+    for (offset, webhook) in [(4, 1), (5, 2)] {
+        lanes.offer(queued(key(webhook, LaneKind::Fresh), offset), usize::MAX);
+    }
+    let mut door = Shares {
+        healthy: 0,
+        suspect: HashMap::new(),
+    };
+    assert!(lanes.next(Millis(0), &mut door).is_none());
+    lanes.ended(uid(1), Health::Bad);
+    door.healthy = 1;
+    let started = lanes.next(Millis(0), &mut door).expect("2 has a place");
+    assert_eq!(started.queued.lane.webhook, uid(2));
+}
+
+#[test]
+fn a_window_that_shrank_while_a_webhook_waited_for_its_turn_is_kept() {
+    struct Full(bool);
+    impl Door<u32> for Full {
+        fn terms(&mut self, _: WebhookUid, _: &u32) -> Terms {
+            Terms::Send { rate: None }
+        }
+        fn take_place(&mut self, _: WebhookUid, _: bool) -> bool {
+            !self.0
+        }
+    }
+    let mut lanes = Lanes::default();
+    for offset in 0..7 {
+        lanes.offer(queued(key(1, LaneKind::Fresh), offset), usize::MAX);
+        assert!(lanes.next(Millis(0), &mut Full(false)).is_some());
+    }
+    lanes.offer(queued(key(1, LaneKind::Fresh), 7), usize::MAX);
+    assert!(lanes.next(Millis(0), &mut Full(true)).is_none());
+    lanes.ended(uid(1), Health::Bad);
+    assert_eq!(lanes.window(uid(1)), (4, 6));
+    assert!(lanes.next(Millis(0), &mut Full(false)).is_none());
+    lanes.ended(uid(1), Health::None);
+    lanes.ended(uid(1), Health::None);
+    lanes.ended(uid(1), Health::None);
+    assert!(lanes.next(Millis(0), &mut Full(false)).is_some());
+}
+
+#[test]
+fn a_lane_that_has_no_room_keeps_no_scan_from_the_others() {
+    let log: Vec<LaneKey> = [1, 1, 2, 2].map(|n| key(n, LaneKind::Fresh)).to_vec();
+    let mut lanes = Lanes::default();
+    for webhook in [1, 2] {
+        lanes.load_behind(
+            key(webhook, LaneKind::Fresh),
+            Position::at((webhook as u64 - 1) * 2),
+        );
+    }
+    // Webhook 1 takes one and has no room for the second.
+    assert_eq!(lanes.begin_scan(), Some(0));
+    assert!(lanes.scanned(log[0], Position::at(0), Some(queued(log[0], 0)), 0));
+    assert!(!lanes.scanned(log[1], Position::at(1), Some(queued(log[1], 1)), 0));
+    assert_eq!(
+        lanes.begin_scan(),
+        Some(2),
+        "webhook 2 is next, not 1 again and again"
+    );
+    lanes.abandon_scan();
+    assert_eq!(start(&mut lanes), [(0, LaneKind::Fresh)]);
+    assert_eq!(lanes.begin_scan(), Some(1), "something of 1 has gone");
+}
+
+#[test]
+fn a_clock_that_is_set_back_holds_up_no_rate() {
+    struct Slow;
+    impl Door<u32> for Slow {
+        fn terms(&mut self, _: WebhookUid, _: &u32) -> Terms {
+            Terms::Send { rate: Some(10.0) }
+        }
+        fn take_place(&mut self, _: WebhookUid, _: bool) -> bool {
+            true
+        }
+    }
+    let mut lanes = Lanes::default();
+    for offset in 0..50 {
+        lanes.offer(queued(key(1, LaneKind::Fresh), offset), usize::MAX);
+    }
+    let mut started = 0;
+    let hour = 3_600_000;
+    for ms in (hour..hour + 1000).chain(0..1000) {
+        while lanes.next(Millis(ms), &mut Slow).is_some() {
+            started += 1;
+            lanes.ended(uid(1), Health::Good);
+        }
+    }
+    assert!((18..=20).contains(&started), "{started}");
+}
+
+/// What tells two states apart, for the exploration of small worlds.
+impl<T: std::hash::Hash> std::hash::Hash for Lanes<T> {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        let hooks: BTreeMap<_, _> = self.hooks.iter().collect();
+        for (uid, hook) in hooks {
+            (uid, &hook.again, &hook.lanes, hook.last).hash(state);
+            (hook.window, hook.in_flight, hook.proven, hook.turn).hash(state);
+            let bucket = hook.bucket.map(|b| (b.tokens.to_bits(), b.at));
+            bucket.hash(state);
+        }
+        (&self.healthy, &self.suspect, &self.tokens, &self.parked).hash(state);
+        (&self.behind, self.queued_bytes, self.queued, self.now).hash(state);
+        if let Some(scan) = &self.scan {
+            let refused: BTreeSet<_> = scan.refused.iter().collect();
+            (scan.follows, scan.from, scan.at, refused).hash(state);
+        }
+    }
+}

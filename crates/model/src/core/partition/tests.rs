@@ -136,7 +136,7 @@ impl World {
             .iter()
             .cloned()
             .for_each(|chunk| reader.read(chunk));
-        let checkpoint = reader.best();
+        let checkpoint = reader.best(0);
         let (from, epoch) = checkpoint
             .as_ref()
             .map_or((0, 0), |c| (c.attempts_end, c.epoch));
