@@ -109,3 +109,20 @@ pub const PATH_MARK_GRACE: Duration = secs(7 * 24 * 3600);
 
 /// Bytes of a rejected record that are kept.
 pub const REJECTED_BYTES_KEPT: usize = 64 * 1024;
+
+/// A schema and an example of an event type, in bytes of their JSON.
+pub const SCHEMA_BYTES_MAX: usize = 64 * 1024;
+/// See [`SCHEMA_BYTES_MAX`].
+pub const EXAMPLE_BYTES_MAX: usize = 64 * 1024;
+const _: () = assert!(2 * (SCHEMA_BYTES_MAX + EXAMPLE_BYTES_MAX) < RECORD_BYTES_MAX);
+/// Of a schema, its references written out: how many schemas it has in it, and how deep they stand in one another. They bound what it
+/// costs to check an event in a project that asks for it.
+pub const SCHEMA_PARTS_MAX: u32 = 2_000;
+/// See [`SCHEMA_PARTS_MAX`].
+pub const SCHEMA_DEPTH_MAX: u32 = 40;
+/// Bytes of one compiled pattern of a schema.
+pub const PATTERN_BYTES_MAX: usize = 256 * 1024;
+/// Errors that are told of one schema or one event.
+pub const SCHEMA_ERRORS_MAX: usize = 20;
+/// Event types of one project.
+pub const EVENT_TYPES_MAX: usize = 2_000;
