@@ -26,7 +26,7 @@ pub(super) struct Parameter {
     pub(super) of_page: bool,
 }
 
-/// The rows of a schema, objects before what is in them.
+/// The rows of a schema that was taken, objects before what is in them.
 pub(super) fn parameters(schema: &Value) -> Vec<Parameter> {
     let table = Table { root: schema };
     let layers = table.layers(schema, 0);

@@ -66,7 +66,7 @@ impl<'a> From<&'a EventTypeSpec> for Entry<'a> {
             group: &spec.group,
             title: &spec.title,
             description: &spec.description,
-            schema: spec.schema.as_ref().map(|schema| schema.value()),
+            schema: spec.schema.as_ref().and_then(|schema| schema.taken()),
             example: spec.example.as_deref(),
             source: None,
             archived: spec.archived,

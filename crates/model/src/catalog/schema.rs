@@ -9,12 +9,12 @@ use jsonschema::{Draft, PatternOptions, ValidationError, Validator};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::bounds;
-use crate::limits::{PATTERN_BYTES_MAX, SCHEMA_ERRORS_MAX};
+use super::bounds::{self, Weight};
+use crate::limits::{CHECKED_TEXT, CHECKED_VALUES, PATTERN_BYTES_MAX, SCHEMA_ERRORS_MAX};
 use crate::resource::FieldError;
 
 /// Of data with more values than this it is only said that it does not match. Telling where takes memory for every value.
-const EXPLAINED_VALUES_MAX: usize = 2_000;
+const EXPLAINED_VALUES_MAX: u64 = 2_000;
 /// Characters of a value in an error.
 const SHOWN_CHARS_MAX: usize = 200;
 
@@ -24,7 +24,12 @@ pub struct Schema(Arc<Inner>);
 
 struct Inner {
     value: Value,
-    compiled: OnceLock<Result<Validator, Vec<FieldError>>>,
+    compiled: OnceLock<Result<Compiled, Vec<FieldError>>>,
+}
+
+struct Compiled {
+    validator: Validator,
+    weight: Weight,
 }
 
 impl Schema {
@@ -33,10 +38,10 @@ impl Schema {
     /// # Errors
     /// Everything that is wrong with it, each with its place.
     pub fn new(at: &str, value: Value) -> Result<Self, Vec<FieldError>> {
-        let validator = compile(at, &value)?;
+        let compiled = compile(at, &value)?;
         Ok(Self(Arc::new(Inner {
             value,
-            compiled: OnceLock::from(Ok(validator)),
+            compiled: OnceLock::from(Ok(compiled)),
         })))
     }
 
@@ -54,23 +59,39 @@ impl Schema {
         &self.0.value
     }
 
+    /// The schema itself, if this build takes it, so that walking through it comes to an end.
+    pub(super) fn taken(&self) -> Option<&Value> {
+        self.compiled().as_ref().ok().map(|_| self.value())
+    }
+
+    fn compiled(&self) -> &Result<Compiled, Vec<FieldError>> {
+        let compile = || compile("schema", self.value());
+        self.0.compiled.get_or_init(compile)
+    }
+
     /// Everything that keeps `data` from being what the schema says; `at` is where the data stands, for errors. They do not repeat the
-    /// data. A schema that this build cannot read refuses all data.
+    /// data. Data that would take too long to check, and all data where this build cannot read the schema, is refused.
     #[must_use]
     pub fn validate(&self, at: &str, data: &Value) -> Vec<FieldError> {
-        let compile = || compile("schema", self.value());
-        let validator = match self.0.compiled.get_or_init(compile) {
-            Ok(validator) => validator,
+        let Compiled { validator, weight } = match self.compiled() {
+            Ok(compiled) => compiled,
             Err(errors) => {
                 let why = errors.first().map(ToString::to_string).unwrap_or_default();
                 let message = format!("cannot be checked: the schema is not usable: {why}");
                 return vec![FieldError::new(at, message)];
             }
         };
+        let size = Size::of(data);
+        if size.values * u64::from(weight.parts) > CHECKED_VALUES
+            || size.text * u64::from(weight.patterns) > CHECKED_TEXT
+        {
+            let message = "is too large to be checked against a schema of this size";
+            return vec![FieldError::new(at, message)];
+        }
         if validator.is_valid(data) {
             return Vec::new();
         }
-        if room_left(data, EXPLAINED_VALUES_MAX).is_none() {
+        if size.values > EXPLAINED_VALUES_MAX {
             let message = "is not what the schema says (it is too large to say where)";
             return vec![FieldError::new(at, message)];
         }
@@ -79,32 +100,53 @@ impl Schema {
 }
 
 /// The compiled form, or everything that is wrong.
-fn compile(at: &str, schema: &Value) -> Result<Validator, Vec<FieldError>> {
-    let errors = bounds::check(at, schema);
-    if !errors.is_empty() {
-        return Err(errors);
-    }
+fn compile(at: &str, schema: &Value) -> Result<Compiled, Vec<FieldError>> {
+    let weight = bounds::check(at, schema)?;
     let dialect = jsonschema::draft202012::meta::validator();
     let errors = told(at, dialect.iter_errors(schema));
     if !errors.is_empty() {
         return Err(errors);
     }
-    jsonschema::options()
+    let validator = jsonschema::options()
         .with_draft(Draft::Draft202012)
         .with_pattern_options(PatternOptions::regex().size_limit(PATTERN_BYTES_MAX))
         .should_validate_formats(true)
+        // Trying whether a text is a pattern may take long, and nobody asks that of the data of events.
+        .with_format("regex", |_: &str| true)
         .offline()
         .build(schema)
-        .map_err(|error| told(at, std::iter::once(error)))
+        .map_err(|error| told(at, std::iter::once(error)))?;
+    Ok(Compiled { validator, weight })
 }
 
-/// What is left of `room` when every value in `data` has taken one; nothing if there are more.
-fn room_left(data: &Value, room: usize) -> Option<usize> {
-    let room = room.checked_sub(1)?;
-    match data {
-        Value::Array(list) => list.iter().try_fold(room, |room, v| room_left(v, room)),
-        Value::Object(map) => map.values().try_fold(room, |room, v| room_left(v, room)),
-        _ => Some(room),
+/// How much there is to look at in data.
+#[derive(Default)]
+struct Size {
+    values: u64,
+    /// Bytes of texts and of names.
+    text: u64,
+}
+
+impl Size {
+    fn of(data: &Value) -> Self {
+        let mut size = Self::default();
+        size.add(data);
+        size
+    }
+
+    fn add(&mut self, data: &Value) {
+        self.values += 1;
+        match data {
+            Value::String(text) => self.text += text.len() as u64,
+            Value::Array(list) => list.iter().for_each(|value| self.add(value)),
+            Value::Object(map) => {
+                for (name, value) in map {
+                    self.text += name.len() as u64;
+                    self.add(value);
+                }
+            }
+            _ => {}
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Which schemas are taken, and what they say of data.
 
+use proptest::prelude::*;
+
 use super::*;
 
 fn schema(value: Value) -> Schema {
@@ -192,8 +194,94 @@ fn what_a_check_may_cost_is_bounded() {
     let found = refused(deep);
     assert!(found[0].contains("is deeper than 40 levels"), "{found:?}");
 
+    let many = json!({"enum": (0..3_000).collect::<Vec<_>>()});
+    assert!(refused(many)[0].contains("has more than 2000 parts"));
+
+    let patterns: Vec<_> = (0..201)
+        .map(|n| json!({"pattern": format!("^{n}$")}))
+        .collect();
+    let found = refused(json!({"anyOf": patterns}));
+    assert_eq!(found, ["schema: may have 200 different patterns"]);
+
     let long = json!({"description": "x".repeat(crate::limits::SCHEMA_BYTES_MAX)});
     assert_eq!(refused(long), ["schema: may have 64 KiB as JSON"]);
+}
+
+#[test]
+fn data_that_would_take_long_to_check_is_refused() {
+    let too_large = ["data: is too large to be checked against a schema of this size"];
+    let parts: Vec<_> = (0..100).map(|n| json!({"minimum": -n})).collect();
+    let wide = schema(json!({"items": {"allOf": parts}}));
+    assert_eq!(told(&wide, Value::from(vec![1; 150_000])), [""; 0]);
+    assert_eq!(told(&wide, Value::from(vec![1; 250_000])), too_large);
+
+    // A pattern whose matching takes a state for each of its letters, and one that takes few, on a text of half a megabyte.
+    let text = json!("ab".repeat(256 * 1024));
+    let heavy = schema(json!({"pattern": "^[ab]*a[ab]{400}c$"}));
+    assert_eq!(told(&heavy, text.clone()), too_large);
+    assert_eq!(
+        told(&heavy, json!("ab")),
+        ["data: must match ^[ab]*a[ab]{400}c$"]
+    );
+    let light = schema(json!({"pattern": "^[ab]+$"}));
+    assert_eq!(told(&light, text.clone()), [""; 0]);
+    let lights: Vec<_> = (1..10)
+        .map(|n| json!({"patternProperties": {format!("^[ab]{{{n}}}"): {}}}))
+        .collect();
+    let lights = schema(json!({"allOf": lights}));
+    assert_eq!(told(&lights, json!({"a": text})), too_large);
+    assert_eq!(told(&lights, json!({"a": "text"})), [""; 0]);
+}
+
+/// What people write for dates, numbers, names and addresses is no burden.
+#[test]
+fn usual_patterns_and_formats_are_taken() {
+    for (pattern, good, bad) in [
+        (
+            r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}$",
+            "2024-01-02T03:04:05",
+            "2024-01-02",
+        ),
+        (
+            r"^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$",
+            "0bb5e1dc-0d1b-4deb-948f-8cea4d8ef738",
+            "0bb5e1dc",
+        ),
+        (r"^\+[1-9]\d{6,14}$", "+12025550143", "2025550143"),
+        (r"^[\w.+-]+@[\w-]+(\.[\w-]+)+$", "jane@example.com", "jane@"),
+        (r"^\p{L}+$", "Žofie", "x1"),
+        (
+            r"^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(?:-[0-9a-zA-Z.-]+)?$",
+            "1.20.3-rc.1",
+            "1.2",
+        ),
+    ] {
+        let schema = schema(json!({"pattern": pattern}));
+        assert_eq!(told(&schema, json!(good)), [""; 0], "{pattern}");
+        assert_eq!(told(&schema, json!(bad)).len(), 1, "{pattern}");
+    }
+    for (format, good, bad) in [
+        ("date-time", "2024-01-02T03:04:05Z", "2024-01-02 03:04"),
+        ("date", "2024-02-29", "2023-02-29"),
+        ("email", "jane@example.com", "jane"),
+        ("uri", "https://example.com/a?b#c", "/a"),
+        ("uuid", "0bb5e1dc-0d1b-4deb-948f-8cea4d8ef738", "0bb5"),
+        ("ipv4", "203.0.113.7", "203.0.113"),
+    ] {
+        let schema = schema(json!({"format": format}));
+        assert_eq!(told(&schema, json!(good)), [""; 0], "{format}");
+        assert_eq!(
+            told(&schema, json!(bad)),
+            [format!("data: must be of the format {format}")]
+        );
+    }
+    let regex = schema(json!({"format": "regex"}));
+    assert_eq!(told(&regex, json!("(")), [""; 0], "not tried");
+    assert_eq!(
+        told(&schema(json!({"format": "int64"})), json!("x")),
+        [""; 0],
+        "nobody's format"
+    );
 }
 
 #[test]
@@ -230,4 +318,86 @@ fn a_stored_schema_that_cannot_be_used_refuses_data_and_says_why() {
                 .starts_with("data: cannot be checked: the schema is not usable: schema.$ref"),
         "{found:?}"
     );
+}
+
+/// Keywords with values that fit them and values that do not, in one another.
+fn any_schema() -> impl Strategy<Value = Value> {
+    let keyword = proptest::sample::select(vec![
+        "type",
+        "properties",
+        "items",
+        "allOf",
+        "anyOf",
+        "not",
+        "if",
+        "$ref",
+        "$defs",
+        "enum",
+        "const",
+        "pattern",
+        "format",
+        "required",
+        "minimum",
+        "maxLength",
+        "patternProperties",
+        "additionalProperties",
+        "unevaluatedProperties",
+        "dependentRequired",
+        "uniqueItems",
+        "contains",
+        "minContains",
+        "prefixItems",
+        "propertyNames",
+        "examples",
+        "x-when",
+    ]);
+    let leaf = proptest::sample::select(vec![
+        json!("string"),
+        json!("#"),
+        json!("#/$defs/a"),
+        json!("#/properties/a"),
+        json!(["a", "b"]),
+        json!(-1),
+        json!(1.5),
+        json!(true),
+        json!(null),
+        json!({}),
+        json!([{}]),
+        json!({"a": {}}),
+        json!("[a"),
+        json!("^a+$"),
+        json!("date-time"),
+        json!({"a": ["b"]}),
+    ]);
+    let leaf = leaf.boxed();
+    leaf.prop_recursive(4, 40, 4, move |inner| {
+        let entries = proptest::collection::vec((keyword.clone(), inner.clone()), 0..5);
+        let object = entries.prop_map(|entries| {
+            let entry = |(key, value): (&str, Value)| (key.to_owned(), value);
+            Value::Object(entries.into_iter().map(entry).collect())
+        });
+        let named = inner.clone().prop_map(|value| json!({"a": value}));
+        let list = proptest::collection::vec(inner, 0..3).prop_map(Value::from);
+        prop_oneof![4 => object, 2 => named, 1 => list]
+    })
+}
+
+proptest! {
+    #[test]
+    fn whatever_stands_in_a_schema_it_is_taken_or_refused_with_a_place(value in any_schema(), data in any_schema()) {
+        match Schema::new("schema", value.clone()) {
+            Ok(taken) => {
+                let errors = taken.validate("data", &data);
+                prop_assert!(errors.iter().all(|error| error.field.starts_with("data")));
+                prop_assert!(!parameters(&value).is_empty());
+            }
+            Err(errors) => {
+                prop_assert!(!errors.is_empty());
+                prop_assert!(errors.iter().all(|error| error.field.starts_with("schema")));
+            }
+        }
+        // One that was stored by another version may be anything.
+        let stored = Schema::stored(value.clone());
+        prop_assert!(stored.validate("data", &data).iter().all(|error| error.field.starts_with("data")));
+    }
 }
