@@ -397,7 +397,7 @@ proptest! {
             }
         }
         // One that was stored by another version may be anything.
-        let stored = Schema::stored(value.clone());
+        let stored = Schema::stored(value);
         prop_assert!(stored.validate("data", &data).iter().all(|error| error.field.starts_with("data")));
     }
 }
