@@ -2,11 +2,13 @@
 //!
 //! Reading order: [`ids`], [`event`] and [`resource`] are the nouns; [`topics`] says what is stored where and [`limits`] how large
 //! anything may get; [`wire`] are the stored forms. Then the rules: [`policy`] and [`path`] (when to try again), [`matching`] (who gets
-//! an event), [`signature`], and [`core`] (who owns a partition, what is settled in it, what to send next).
+//! an event), [`catalog`] (what event types there are and what their data is), [`signature`], and [`core`] (who owns a partition, what is
+//! settled in it, what to send next).
 //!
 //! Invariants stated as absences: no I/O, no clock (callers pass `now`), no runtime, no framework types.
 
 pub mod body;
+pub mod catalog;
 pub mod cloudevents;
 pub mod core;
 pub mod event;

@@ -118,3 +118,30 @@ pub const PATH_MARK_GRACE: Duration = secs(7 * 24 * 3600);
 
 /// Bytes of a rejected record that are kept.
 pub const REJECTED_BYTES_KEPT: usize = 64 * 1024;
+
+/// A schema and an example of an event type, in bytes of their JSON.
+pub const SCHEMA_BYTES_MAX: usize = 64 * 1024;
+/// See [`SCHEMA_BYTES_MAX`].
+pub const EXAMPLE_BYTES_MAX: usize = 64 * 1024;
+const _: () = assert!(2 * (SCHEMA_BYTES_MAX + EXAMPLE_BYTES_MAX) < RECORD_BYTES_MAX);
+/// Of a schema, its references written out: how many schemas it has in it, and how deep they stand in one another. They bound what it
+/// costs to check an event in a project that asks for it.
+pub const SCHEMA_PARTS_MAX: u32 = 2_000;
+/// See [`SCHEMA_PARTS_MAX`].
+pub const SCHEMA_DEPTH_MAX: u32 = 40;
+/// The weight of a pattern of a schema, by the bytes that it has when compiled: about how long it takes, at worst, to match a byte.
+pub const PATTERN_WEIGHTS: [(usize, u32); 3] = [(4 * 1024, 1), (16 * 1024, 4), (64 * 1024, 16)];
+/// Different patterns of a schema: each has to be compiled, some times over, before it is known how large it is.
+pub const PATTERNS_MAX: usize = 200;
+/// A larger pattern is refused.
+pub const PATTERN_BYTES_MAX: usize = PATTERN_WEIGHTS[2].0;
+/// What one event may cost to check against a schema: values times parts, and bytes of text times weights of patterns. Either is about a
+/// second at the very worst (measured with patterns made for it); what is larger is refused unchecked.
+pub const CHECKED_VALUES: u64 = 20_000_000;
+/// See [`CHECKED_VALUES`].
+pub const CHECKED_TEXT: u64 = 1024 * 1024;
+const _: () = assert!(EVENT_BYTES_MAX as u64 <= CHECKED_TEXT);
+/// Errors that are told of one schema or one event.
+pub const SCHEMA_ERRORS_MAX: usize = 20;
+/// Event types of one project.
+pub const EVENT_TYPES_MAX: usize = 2_000;

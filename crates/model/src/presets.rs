@@ -1,5 +1,6 @@
 //! The presets: what a webhook is when its resource document leaves things out, and the event types of the platform that it stands for.
-//! Each is a file that one can read, `presets/*.yaml`; values not in it are those of `standard`.
+//! Each is two files that one can read: the policy, `presets/*.yaml` (values not in it are those of `standard`), and the catalog of event
+//! types, `presets/catalog/*.yaml`. One after the other they are a single document, which is how they are shown.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,6 +9,7 @@ use std::sync::OnceLock;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::catalog::{self, CatalogEntry};
 use crate::outcome::words;
 
 words! {
@@ -41,24 +43,19 @@ pub struct PresetDefinition {
     pub status_path: Option<String>,
     /// Values for what a webhook's document leaves out.
     pub webhook: Map<String, Value>,
-    /// The catalog.
-    #[serde(default)]
-    pub event_types: Vec<CatalogEntry>,
 }
 
-/// An event type of a preset's catalog.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CatalogEntry {
-    /// Its name.
-    pub name: String,
-    /// Under which heading it stands.
-    pub category: String,
-    /// For people.
-    pub title: String,
-    /// For people.
-    #[serde(default)]
-    pub description: String,
+/// The files of a preset: policy, and catalog where there is one.
+macro_rules! files {
+    ($name:literal) => {
+        (include_str!(concat!("../presets/", $name, ".yaml")), None)
+    };
+    ($name:literal, catalog) => {
+        (
+            include_str!(concat!("../presets/", $name, ".yaml")),
+            Some(include_str!(concat!("../presets/catalog/", $name, ".yaml"))),
+        )
+    };
 }
 
 impl Preset {
@@ -68,21 +65,50 @@ impl Preset {
         static ALL: OnceLock<Vec<PresetDefinition>> = OnceLock::new();
         let all = ALL.get_or_init(|| {
             let parse = |preset: &Self| {
-                serde_yaml_ng::from_str(preset.text()).expect("a test reads every preset")
+                serde_yaml_ng::from_str(preset.files().0).expect("a test reads every preset")
             };
             Self::ALL.iter().map(parse).collect()
         });
         &all[self as usize]
     }
 
-    fn text(self) -> &'static str {
+    /// The event types of its platform, in the order of the file.
+    #[must_use]
+    pub fn catalog(self) -> &'static [CatalogEntry] {
+        static ALL: OnceLock<Vec<Vec<CatalogEntry>>> = OnceLock::new();
+        let all = ALL.get_or_init(|| {
+            let read = |preset: &Self| match preset.files().1 {
+                Some(text) => catalog::read_file(text).expect("a test reads every catalog"),
+                None => Vec::new(),
+            };
+            Self::ALL.iter().map(read).collect()
+        });
+        &all[self as usize]
+    }
+
+    /// The entry of that name in its catalog.
+    #[must_use]
+    pub fn event_type(self, name: &str) -> Option<&'static CatalogEntry> {
+        self.catalog().iter().find(|entry| entry.name == name)
+    }
+
+    /// Policy and catalog as they stand in the files: one YAML document.
+    #[must_use]
+    pub fn text(self) -> String {
+        match self.files() {
+            (policy, Some(catalog)) => format!("{policy}\n{catalog}"),
+            (policy, None) => policy.to_owned(),
+        }
+    }
+
+    fn files(self) -> (&'static str, Option<&'static str>) {
         match self {
-            Self::Standard => include_str!("../presets/standard.yaml"),
-            Self::Vidcorp => include_str!("../presets/vidcorp.yaml"),
-            Self::SmsGateway => include_str!("../presets/sms-gateway.yaml"),
-            Self::Esputnik => include_str!("../presets/esputnik.yaml"),
-            Self::Wooxy => include_str!("../presets/wooxy.yaml"),
-            Self::Vidizmo => include_str!("../presets/vidizmo.yaml"),
+            Self::Standard => files!("standard"),
+            Self::Vidcorp => files!("vidcorp", catalog),
+            Self::SmsGateway => files!("sms-gateway", catalog),
+            Self::Esputnik => files!("esputnik", catalog),
+            Self::Wooxy => files!("wooxy", catalog),
+            Self::Vidizmo => files!("vidizmo", catalog),
         }
     }
 
@@ -128,27 +154,18 @@ impl<'de> Deserialize<'de> for Preset {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::matching::TypePattern;
 
     #[test]
-    fn every_preset_is_readable_and_its_catalog_sound() {
+    fn every_preset_is_readable_and_shown_as_one_document() {
         for preset in Preset::ALL {
             let definition = preset.definition();
             assert!(!definition.title.is_empty() && !definition.description.is_empty());
-            let mut names: Vec<_> = definition.event_types.iter().map(|t| &t.name).collect();
-            names.sort();
-            names.dedup();
-            assert_eq!(names.len(), definition.event_types.len(), "{preset}");
-            for entry in &definition.event_types {
-                let pattern = entry.name.parse::<TypePattern>();
-                assert!(matches!(pattern, Ok(TypePattern::Exact(_))), "{entry:?}");
-                assert!(
-                    !entry.category.is_empty() && !entry.title.is_empty(),
-                    "{entry:?}"
-                );
-            }
+            let whole: Value = serde_yaml_ng::from_str(&preset.text()).expect("one document");
+            assert_eq!(whole["webhook"], Value::Object(definition.webhook.clone()));
+            let listed = whole["event_types"].as_array().map_or(0, Vec::len);
+            assert_eq!(listed, preset.catalog().len(), "{preset}");
         }
-        let sizes = Preset::ALL.iter().map(|p| p.definition().event_types.len());
+        let sizes = Preset::ALL.iter().map(|p| p.catalog().len());
         assert_eq!(sizes.collect::<Vec<_>>(), [0, 16, 4, 7, 43, 6]);
     }
 }

@@ -1,4 +1,4 @@
-//! What people configure: projects and webhooks, in the words of the resource file. The same words, as JSON, are the stored form in the
+//! What people configure: projects, event types and webhooks, in the words of the resource file. The same words, as JSON, are the stored form in the
 //! registry, so they outlive code: words are only ever added.
 //!
 //! [`parse_documents`] reads what people write: everything that is wrong is said at once, unknown keys are refused, and what later versions
@@ -6,6 +6,7 @@
 //! keys, because a newer version may have written it.
 
 mod documents;
+mod event_type;
 mod headers;
 mod later;
 mod reader;
@@ -17,6 +18,7 @@ mod webhook;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -25,6 +27,7 @@ pub use documents::parse_documents;
 pub use headers::check_header;
 
 use crate::body::BodyForm;
+use crate::catalog::{CatalogEntry, Schema};
 use crate::ids::{Slug, WebhookUid};
 use crate::matching::TypePattern;
 use crate::outcome::words;
@@ -74,6 +77,8 @@ impl std::error::Error for FieldError {}
 pub enum Resource {
     /// `kind: Project`.
     Project(ProjectSpec),
+    /// `kind: EventType`.
+    EventType(Box<EventTypeSpec>),
     /// `kind: Webhook`.
     Webhook(Box<WebhookSpec>),
 }
@@ -84,6 +89,7 @@ impl Resource {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Project(_) => "Project",
+            Self::EventType(_) => "EventType",
             Self::Webhook(_) => "Webhook",
         }
     }
@@ -100,6 +106,76 @@ pub struct ProjectSpec {
     /// The preset whose catalog of event types it has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preset: Option<Preset>,
+}
+
+/// An event type in the catalog of a project. Serialised it is the body of a registry record: a document again, and if it follows a preset,
+/// only what differs from that.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EventTypeSpec {
+    /// The project it belongs to.
+    pub project: Slug,
+    /// The type that events name; unique in the project.
+    pub name: String,
+    /// The preset that it is from. Values that were not given are those of the preset's event type of this name, and follow it.
+    pub preset: Option<Preset>,
+    /// Under which heading it stands.
+    pub category: String,
+    /// Under which heading within the category.
+    pub group: String,
+    /// Free text.
+    pub title: String,
+    /// Free text.
+    pub description: String,
+    /// What the data of its events is.
+    pub schema: Option<Schema>,
+    /// Such data.
+    pub example: Option<Arc<serde_json::Value>>,
+    /// Whether it is no longer offered. Events of it are treated as before.
+    pub archived: bool,
+}
+
+impl EventTypeSpec {
+    /// A preset's event type in a project.
+    #[must_use]
+    pub fn of_preset(project: Slug, preset: Preset, entry: &CatalogEntry) -> Self {
+        Self {
+            project,
+            name: entry.name.clone(),
+            preset: Some(preset),
+            category: entry.category.clone(),
+            group: entry.group.clone(),
+            title: entry.title.clone(),
+            description: entry.description.clone(),
+            schema: Some(entry.schema.clone()),
+            example: Some(Arc::clone(&entry.example)),
+            archived: false,
+        }
+    }
+
+    /// The event type as a complete resource document.
+    #[must_use]
+    pub fn to_document(&self) -> serde_json::Value {
+        event_type::write(self)
+    }
+}
+
+impl Serialize for EventTypeSpec {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        event_type::write_stored(self).serialize(to)
+    }
+}
+
+impl<'de> Deserialize<'de> for EventTypeSpec {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let document = serde_json::Value::deserialize(from)?;
+        event_type::read_stored(&document).map_err(all)
+    }
+}
+
+/// Several errors as one of serde's.
+fn all<E: serde::de::Error>(errors: Vec<FieldError>) -> E {
+    let all: Vec<_> = errors.iter().map(ToString::to_string).collect();
+    E::custom(all.join("; "))
 }
 
 /// A webhook as it was asked for: settled, the preset's values standing where nothing was said.
@@ -219,10 +295,7 @@ impl Serialize for Webhook {
 impl<'de> Deserialize<'de> for Webhook {
     fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let document = serde_json::Value::deserialize(from)?;
-        webhook::read_stored(&document).map_err(|errors| {
-            let all: Vec<_> = errors.iter().map(ToString::to_string).collect();
-            serde::de::Error::custom(all.join("; "))
-        })
+        webhook::read_stored(&document).map_err(all)
     }
 }
 

@@ -1,11 +1,11 @@
-//! One project, one webhook: as stored, and as the rest of the system sees them.
+//! One project, one event type, one webhook: as stored, and as the rest of the system sees them.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use hookline_model::ids::WebhookUid;
-use hookline_model::resource::{ProjectSpec, State, StoredWebhook, Webhook};
+use hookline_model::resource::{EventTypeSpec, ProjectSpec, State, StoredWebhook, Webhook};
 use hookline_model::signature::SigningKey;
 use hookline_model::time::Millis;
 use secrecy::ExposeSecret as _;
@@ -32,6 +32,24 @@ impl ProjectEntry {
     pub(crate) fn read(name: &Name, current: &Current) -> Result<Self, String> {
         Ok(Self {
             id: Arc::clone(&name.project),
+            version: current.version,
+            settings: serde_json::from_slice(&current.body).map_err(|e| e.to_string())?,
+        })
+    }
+}
+
+/// An event type of a project's catalog.
+#[derive(Debug, Clone)]
+pub struct EventTypeEntry {
+    /// The version of its record.
+    pub version: u64,
+    /// What it is.
+    pub settings: EventTypeSpec,
+}
+
+impl EventTypeEntry {
+    pub(crate) fn read(current: &Current) -> Result<Self, String> {
+        Ok(Self {
             version: current.version,
             settings: serde_json::from_slice(&current.body).map_err(|e| e.to_string())?,
         })

@@ -1,12 +1,13 @@
-//! Projects, webhooks and the layout, as one compacted topic: checked writes, and a live snapshot of what is current.
+//! Projects, event types, webhooks and the layout, as one compacted topic: checked writes, and a live snapshot of what is current.
 //!
 //! In comes the log of `registry`; out go [`Snapshot`]s, and records written by the protocol in `write`. Reading order: `log` (pure:
-//! what the records mean), `snapshot` and `entry` (what is current), `follow` (reading), `write` and `typed` (changing), `seal`
-//! (how secrets are stored).
+//! what the records mean), `snapshot` and `entry` (what is current), `follow` (reading), `write`, `typed` and `catalog` (changing),
+//! `seal` (how secrets are stored).
 //!
 //! Invariants: of each name the surviving record with the highest version is current, among equals the one with the lowest offset;
 //! the current one is never tombstoned; secrets stand in the journal only sealed. What this crate does not know: what webhooks are for.
 
+mod catalog;
 mod cow;
 mod end;
 mod entry;
@@ -30,7 +31,8 @@ use hookline_model::time::Clock;
 use hookline_model::topics::Topic;
 use tokio::sync::watch;
 
-pub use entry::{ProjectEntry, WebhookEntry};
+pub use catalog::{CatalogLoaded, CatalogScope, EventTypeWritten};
+pub use entry::{EventTypeEntry, ProjectEntry, WebhookEntry};
 pub use error::{FollowError, OpenError, WriteError};
 pub use log::Current;
 pub use seal::{Kek, KekError, KeyId, NoRandomness, Place, Random, SealError, Sealer};

@@ -11,13 +11,14 @@ use hookline_model::resource::State;
 use serde::{Deserialize, Serialize};
 
 use crate::cow::{CowMap, UidSet};
-use crate::entry::{ProjectEntry, WebhookEntry};
+use crate::entry::{EventTypeEntry, ProjectEntry, WebhookEntry};
 use crate::log::{Current, Name};
 use crate::seal::Sealer;
 
 /// Kinds of records.
 pub(crate) mod kind {
     pub(crate) const PROJECT: &str = "project";
+    pub(crate) const EVENT_TYPE: &str = "event-type";
     pub(crate) const WEBHOOK: &str = "webhook";
     /// Deleted webhooks whose name was used again, by uid.
     pub(crate) const DELETED: &str = "deleted";
@@ -107,6 +108,9 @@ impl ProjectIndex {
     }
 }
 
+/// The event types of one project, by name.
+type Catalog = BTreeMap<Arc<str>, Arc<EventTypeEntry>>;
+
 /// What is current, as of one offset.
 #[derive(Clone)]
 pub struct Snapshot {
@@ -114,6 +118,8 @@ pub struct Snapshot {
     pub offset: u64,
     layout: Option<Arc<Layout>>,
     projects: CowMap<Arc<str>, Arc<ProjectEntry>>,
+    /// By project.
+    catalogs: CowMap<Arc<str>, Arc<Catalog>>,
     indexes: CowMap<Arc<str>, Arc<ProjectIndex>>,
     by_uid: CowMap<WebhookUid, Arc<WebhookEntry>>,
     /// Key: `project/name`.
@@ -126,6 +132,7 @@ impl Snapshot {
             offset,
             layout: None,
             projects: CowMap::default(),
+            catalogs: CowMap::default(),
             indexes: CowMap::default(),
             by_uid: CowMap::default(),
             by_name: CowMap::default(),
@@ -147,6 +154,18 @@ impl Snapshot {
     /// All projects, in no order.
     pub fn projects(&self) -> impl Iterator<Item = &Arc<ProjectEntry>> {
         self.projects.values()
+    }
+
+    /// The event type of that name in a project's catalog. Archived ones are there, deleted ones are not.
+    #[must_use]
+    pub fn event_type(&self, project: &str, name: &str) -> Option<&Arc<EventTypeEntry>> {
+        self.catalogs.get(project)?.get(name)
+    }
+
+    /// The event types of a project's catalog, by name.
+    pub fn event_types(&self, project: &str) -> impl Iterator<Item = &Arc<EventTypeEntry>> {
+        let catalog = self.catalogs.get(project);
+        catalog.into_iter().flat_map(|catalog| catalog.values())
     }
 
     /// The webhook of that uid. Deleted ones are not there.
@@ -200,6 +219,10 @@ impl Snapshot {
                 }
                 None => drop(self.projects.remove(&*name.project)),
             },
+            kind::EVENT_TYPE => {
+                let entry = live.map(EventTypeEntry::read).transpose()?;
+                self.put_event_type(name, entry.map(Arc::new));
+            }
             kind::WEBHOOK => {
                 let entry = live
                     .map(|current| WebhookEntry::read(name, current, sealer))
@@ -213,6 +236,19 @@ impl Snapshot {
             _ => {}
         }
         Ok(())
+    }
+
+    fn put_event_type(&mut self, name: &Name, new: Option<Arc<EventTypeEntry>>) {
+        let project = Arc::clone(&name.project);
+        let catalog = self.catalogs.get_mut_or_insert(project, Arc::default);
+        let catalog = Arc::make_mut(catalog);
+        match new {
+            Some(new) => drop(catalog.insert(Arc::clone(&name.name), new)),
+            None => drop(catalog.remove(&name.name)),
+        }
+        if catalog.is_empty() {
+            self.catalogs.remove(&*name.project);
+        }
     }
 
     fn put_webhook(&mut self, name: &Name, new: Option<Arc<WebhookEntry>>) {

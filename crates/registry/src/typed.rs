@@ -17,7 +17,7 @@ use crate::log::{Current, Name};
 use crate::seal::Place;
 use crate::snapshot::{Layout, SYSTEM, kind};
 use crate::write::{Change, Written};
-use crate::{ProjectEntry, Registry};
+use crate::{CatalogLoaded, CatalogScope, ProjectEntry, Registry};
 
 /// The name of the one layout.
 const LAYOUT: &str = "layout";
@@ -66,13 +66,15 @@ pub struct ProjectWritten {
     pub written: Written,
     /// It did not exist before.
     pub created: bool,
+    /// What became of the event types of its preset, if it has one.
+    pub loaded: Option<CatalogLoaded>,
 }
 
 impl Registry {
-    /// Writes a project, or makes it.
+    /// Writes a project, or makes it. If it has a preset, it gets those of the preset's event types that it never had.
     ///
     /// # Errors
-    /// As [`Registry::write`].
+    /// As [`Registry::write`] and [`Registry::load_catalog`]; then the project may be written already, and writing it again does the rest.
     pub async fn put_project(
         &self,
         spec: &ProjectSpec,
@@ -92,6 +94,13 @@ impl Registry {
                 })
             })
             .await?;
+        let loaded = match spec.preset {
+            Some(preset) => Some(
+                self.load_catalog(&spec.id, preset, CatalogScope::New)
+                    .await?,
+            ),
+            None => None,
+        };
         let project = Arc::new(ProjectEntry {
             id: name.project,
             version: written.version,
@@ -101,6 +110,7 @@ impl Registry {
             project,
             written,
             created,
+            loaded,
         })
     }
 
@@ -520,27 +530,27 @@ impl Registry {
     }
 }
 
-fn json(name: &Name, value: &impl Serialize) -> Result<Bytes, WriteError> {
+pub(crate) fn json(name: &Name, value: &impl Serialize) -> Result<Bytes, WriteError> {
     serde_json::to_vec(value)
         .map(Bytes::from)
         .map_err(|error| invalid(name, &error.to_string()))
 }
 
 /// Whether what is stored says the same as `new`, however an earlier build may have spelled it.
-fn same<T: Serialize + serde::de::DeserializeOwned>(stored: &[u8], new: &[u8]) -> bool {
+pub(crate) fn same<T: Serialize + serde::de::DeserializeOwned>(stored: &[u8], new: &[u8]) -> bool {
     serde_json::from_slice::<T>(stored)
         .and_then(|value| serde_json::to_vec(&value))
         .is_ok_and(|again| again == new)
 }
 
-fn not_found(kind: &str, name: &str) -> WriteError {
+pub(crate) fn not_found(kind: &str, name: &str) -> WriteError {
     WriteError::NotFound {
         kind: kind.into(),
         name: name.into(),
     }
 }
 
-fn invalid(name: &Name, problem: &str) -> WriteError {
+pub(crate) fn invalid(name: &Name, problem: &str) -> WriteError {
     WriteError::Invalid {
         kind: name.kind.to_string(),
         name: format!("{}/{}", name.project, name.name),

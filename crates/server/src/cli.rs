@@ -25,10 +25,12 @@ pub(crate) enum Command {
     CheckConfig(CheckConfigArgs),
     /// Make the topics, or check the settings of those that exist
     Topics(TopicsArgs),
-    /// Write projects and webhooks from YAML or JSON files
+    /// Write projects, event types and webhooks from YAML or JSON files
     Apply(ApplyArgs),
     /// Show what is registered
     Get(GetArgs),
+    /// Show the presets: policies of platforms, and their event types
+    Preset(PresetArgs),
     /// Publish events, one JSON document a line
     Publish(PublishArgs),
     /// Follow attempts as they happen
@@ -226,12 +228,48 @@ pub(crate) enum GetKind {
     /// Projects
     #[value(name = "projects", alias = "project", alias = "Project")]
     Projects,
+    /// Event types
+    #[value(name = "event-types", alias = "event-type", alias = "EventType")]
+    EventTypes,
     /// Webhooks
     #[value(name = "webhooks", alias = "webhook", alias = "Webhook")]
     Webhooks,
     /// How work is divided into partitions
     #[value(name = "layout")]
     Layout,
+}
+
+/// `hookline preset`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct PresetArgs {
+    /// What to show of the presets.
+    #[command(subcommand)]
+    pub(crate) action: PresetAction,
+}
+
+/// What to show of the presets.
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum PresetAction {
+    /// Name them all
+    List(OutputArgs),
+    /// Print one as it is, to read or to copy from
+    Show(PresetShowArgs),
+}
+
+/// `hookline preset show`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct PresetShowArgs {
+    /// Which one
+    pub(crate) name: String,
+    /// Print the reference of its event types instead: parameters and examples, as Markdown
+    #[arg(long)]
+    pub(crate) reference: bool,
+    /// Print its event types as resources of this project instead, for `hookline apply`
+    #[arg(long, value_name = "PROJECT", conflicts_with = "reference")]
+    pub(crate) event_types: Option<String>,
+    /// How to print.
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
 }
 
 /// `hookline publish`.

@@ -65,6 +65,7 @@ async fn wrong_usage_exits_with_2_and_names_the_flag() {
         "tail",
         "apply",
         "get",
+        "preset",
         "topics",
         "check-config",
     ] {

@@ -1,6 +1,7 @@
 //! What hookline promises, through the real program and its outer interface only, on both engines.
 
 mod backlog_written_once;
+mod catalog_of_a_project;
 mod cli;
 mod everything_arrives_once;
 mod graceful_restart_repeats_nothing;

@@ -4,7 +4,7 @@ use serde::Deserialize as _;
 use serde_json::{Map, Value};
 
 use super::reader::{Object, Reader};
-use super::{FieldError, ProjectSpec, Resource, later, webhook};
+use super::{FieldError, ProjectSpec, Resource, event_type, later, webhook};
 use crate::ids::Slug;
 
 /// Resources of one file.
@@ -37,7 +37,7 @@ pub fn parse_documents(text: &str) -> Result<Vec<Resource>, Vec<FieldError>> {
     if documents.is_empty() {
         errors.push(FieldError::new(
             "",
-            "there is no resource in it; a document begins with `kind: Webhook` or `kind: Project`",
+            "there is no resource in it; a document begins with `kind: Webhook`, `kind: EventType` or `kind: Project`",
         ));
     }
     errors.extend(twice(&resources));
@@ -48,13 +48,14 @@ pub fn parse_documents(text: &str) -> Result<Vec<Resource>, Vec<FieldError>> {
     }
 }
 
-/// Webhooks and projects that stand in the file more than once: it would be chance which one stays.
+/// Resources that stand in the file more than once: it would be chance which one stays.
 fn twice(resources: &[Resource]) -> Vec<FieldError> {
     let mut seen = std::collections::BTreeSet::new();
     let mut errors = Vec::new();
     for resource in resources {
         let name = match resource {
             Resource::Project(project) => format!("Project {}", project.id),
+            Resource::EventType(t) => format!("EventType {}/{}", t.project, t.name),
             Resource::Webhook(w) => format!("Webhook {}/{}", w.settings.project, w.settings.name),
         };
         if !seen.insert(name.clone()) {
@@ -95,6 +96,7 @@ fn read_one(document: &Value) -> Result<Resource, Vec<FieldError>> {
     };
     match map.get("kind").and_then(Value::as_str) {
         Some("Project") => read_project(map).map(Resource::Project),
+        Some("EventType") => event_type::read(map).map(|t| Resource::EventType(Box::new(t))),
         Some("Webhook") => webhook::read(map).map(|w| Resource::Webhook(Box::new(w))),
         Some(kind) if later::KINDS.contains(&kind) => {
             one("kind", format!("`{kind}` is not supported yet"))
@@ -106,7 +108,7 @@ fn read_one(document: &Value) -> Result<Resource, Vec<FieldError>> {
                 format!("{shown:?} is no kind; {}", webhook::kind_hint(kind)),
             )
         }
-        None => one("kind", "is required: Webhook or Project".into()),
+        None => one("kind", "is required: Webhook, EventType or Project".into()),
     }
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::reader::{At, Object, Reader, hint};
 
 /// Kinds that come later.
-pub(super) const KINDS: [&str; 2] = ["EventType", "Connector"];
+pub(super) const KINDS: [&str; 1] = ["Connector"];
 
 /// Keys that come later, the words they know (empty: any value), and the words that already work.
 const KEYS: [(&str, &[&str], &[&str]); 6] = [

@@ -307,17 +307,11 @@ fn what_comes_later_is_refused_by_name() {
         let found = error(more);
         assert!(found.starts_with(want), "{found}");
     }
-    for kind in ["EventType", "Connector"] {
-        let found = errors(&format!(
-            "kind: {kind}\nproject: shop\nname: x\ntoken: secret"
-        ));
-        assert_eq!(
-            found,
-            [format!(
-                "document 1, {kind} shop/x: kind: `{kind}` is not supported yet"
-            )]
-        );
-    }
+    let found = errors("kind: Connector\nproject: shop\nname: x\ntoken: secret");
+    assert_eq!(
+        found,
+        ["document 1, Connector shop/x: kind: `Connector` is not supported yet"]
+    );
 }
 
 #[test]
@@ -409,6 +403,161 @@ fn secrets_in_the_wrong_place_are_not_repeated() {
     ))
     .join("\n");
     assert!(!found.contains("s3cret"), "{found}");
+}
+
+fn event_type(text: &str) -> EventTypeSpec {
+    match parse_documents(text).as_deref() {
+        Ok([Resource::EventType(spec)]) => (**spec).clone(),
+        other => panic!("{other:#?}"),
+    }
+}
+
+#[test]
+fn an_event_type_is_what_it_says_and_the_rest_is_empty() {
+    let least = event_type("kind: EventType\nproject: shop\nname: order.paid");
+    assert_eq!(
+        least.to_document(),
+        serde_json::json!({
+            "kind": "EventType", "project": "shop", "name": "order.paid",
+            "category": "", "title": "", "description": "", "archived": false,
+        })
+    );
+    let full = "
+kind: EventType
+project: shop
+name: order.paid
+category: Order
+group: Money
+title: Paid
+description: \"two\\nlines\"
+schema:
+  required: [total]
+  properties: {total: {type: number, minimum: 0}}
+  examples: [{total: 2}]
+example: {total: 1.5}
+archived: true
+";
+    let spec = event_type(full);
+    assert_eq!(spec.preset, None);
+    assert!(spec.archived && spec.group == "Money" && spec.description == "two\nlines");
+    for spec in [spec, least] {
+        let document = spec.to_document().to_string();
+        assert_eq!(event_type(&document), spec, "{document}");
+        let stored = serde_json::to_string(&spec).expect("stored");
+        assert_eq!(stored, document);
+        let read: EventTypeSpec = serde_json::from_str(&stored).expect("read");
+        assert_eq!(read, spec);
+    }
+    // Stored data outlives code: this text may gain keys, but what it says now must be read for ever.
+    let stored = r#"{"kind":"EventType","project":"shop","name":"order.paid","category":"Order","group":"Money","title":"Paid","description":"","schema":{"type":"object"},"example":{"total":1.5},"archived":true}"#;
+    let read: EventTypeSpec = serde_json::from_str(stored).expect("stored");
+    assert_eq!(serde_json::to_string(&read).expect("written"), stored);
+    let newer = stored.replace("\"title\"", "\"new_key\":1,\"title\"");
+    let newer: EventTypeSpec = serde_json::from_str(&newer).expect("newer");
+    assert_eq!(newer, read);
+    let gone = r#"{"kind":"EventType","project":"shop","name":"sms.gone","preset":"wooxy","title":"Gone"}"#;
+    let gone: EventTypeSpec =
+        serde_json::from_str(gone).expect("an entry that a newer version has");
+    assert_eq!((&*gone.title, gone.schema), ("Gone", None));
+}
+
+#[test]
+fn what_an_event_type_leaves_out_is_its_presets() {
+    let name = "kind: EventType\nproject: shop\nname: email.bounced\npreset: wooxy\n";
+    let entry = Preset::Wooxy.event_type("email.bounced").expect("there");
+    let project = Slug::new("shop").expect("slug");
+    let whole = EventTypeSpec::of_preset(project, Preset::Wooxy, entry);
+    assert_eq!(event_type(name), whole);
+    let changed = event_type(&format!(
+        "{name}title: Hard bounce\nexample: {{}}\nschema: {{}}"
+    ));
+    assert_eq!(
+        (&*changed.title, &changed.category),
+        ("Hard bounce", &whole.category)
+    );
+    assert_ne!(
+        (changed.schema, changed.example),
+        (whole.schema, whole.example)
+    );
+    let own_example = errors(&format!("{name}example: {{bounce: {{}}}}"));
+    assert!(
+        own_example
+            .iter()
+            .any(|e| e.contains("example.bounce.code: is required (by the schema)")),
+        "{own_example:?}"
+    );
+}
+
+#[test]
+fn everything_wrong_with_an_event_type_is_told_at_once() {
+    let found = errors(
+        "
+kind: EventType
+project: Shop
+name: order.*
+preset: wooxi
+categry: Order
+title: [a]
+archived: maybe
+schema:
+  type: objekt
+  properties: {total: {$ref: 'https://example.com/a'}}
+example: {total: x}
+---
+kind: EventType
+project: shop
+name: order.paid
+schema:
+  required: [id]
+  properties: {total: {type: number}}
+  examples: [{id: 1, total: a}]
+example: {total: b}
+---
+kind: EventType
+project: shop
+name: order.paid
+preset: wooxy
+---
+kind: EventType
+project: shop
+name: order.paid
+schema: {type: objekt}
+---
+{kind: EventType, project: shop, name: x}
+---
+{kind: EventType, project: shop, name: x}
+",
+    );
+    let want = [
+        "document 1, EventType Shop/order.*: categry: unknown key: did you mean `category`?",
+        "document 1, EventType Shop/order.*: project: name \"Shop\" must be",
+        "document 1, EventType Shop/order.*: name: must be one event type",
+        "document 1, EventType Shop/order.*: preset: \"wooxi\" is no preset; it must be one of: standard, vidcorp",
+        "document 1, EventType Shop/order.*: title: must be text",
+        "document 1, EventType Shop/order.*: schema.properties.total.$ref: must begin with '#'",
+        "document 1, EventType Shop/order.*: archived: must be true or false",
+        "document 2, EventType shop/order.paid: example.id: is required (by the schema)",
+        "document 2, EventType shop/order.paid: example.total: must be number (by the schema)",
+        "document 2, EventType shop/order.paid: schema.examples[0].total: must be number (by the schema)",
+        "document 3, EventType shop/order.paid: preset: `wooxy` has no event type of this name",
+        "document 4, EventType shop/order.paid: schema.type: must be what one of `anyOf` says",
+        "EventType shop/x: stands in this file more than once; keep one",
+    ];
+    let mut found = found;
+    for want in want {
+        let at = found.iter().position(|found| found.starts_with(want));
+        let at = at.unwrap_or_else(|| panic!("{want}\nis not in\n{found:#?}"));
+        found.remove(at);
+    }
+    assert_eq!(found, [""; 0]);
+    let long = "x".repeat(crate::limits::EXAMPLE_BYTES_MAX);
+    let found = errors(&format!(
+        "kind: EventType\nproject: shop\nname: a\nexample: {long}"
+    ));
+    assert_eq!(
+        found,
+        ["document 1, EventType shop/a: example: may have 64 KiB as JSON"]
+    );
 }
 
 /// What matters is that the call came back.

@@ -268,5 +268,5 @@ pub(super) fn write(webhook: &Webhook) -> Value {
 
 /// The remedy for a kind that is not known.
 pub(super) fn kind_hint(kind: &str) -> String {
-    hint(kind, &["Project", "Webhook"])
+    hint(kind, &["Project", "EventType", "Webhook"])
 }

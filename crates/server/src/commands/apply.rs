@@ -1,10 +1,12 @@
-//! `hookline apply`: projects and webhooks from files into the registry. Everything is checked before anything is written.
+//! `hookline apply`: projects, event types and webhooks from files into the registry. Everything is checked before anything is written.
 
 use std::io::Read as _;
 use std::path::Path;
 
 use hookline_dispatch::guard::UrlPolicy;
-use hookline_model::resource::{ProjectSpec, Resource, WebhookSpec, parse_documents};
+use hookline_model::resource::{
+    EventTypeSpec, ProjectSpec, Resource, WebhookSpec, parse_documents,
+};
 use hookline_registry::{PutWebhook, Registry, WriteError};
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
@@ -59,8 +61,13 @@ fn check(args: &ApplyArgs, urls: &UrlPolicy) -> Result<Vec<Resource>, Exit> {
         }
     }
     if errors.is_empty() {
-        // Projects first, so that their webhooks find them whatever the order of the files.
-        resources.sort_by_key(|resource| matches!(resource, Resource::Webhook(_)));
+        // Projects first, so that the rest finds them whatever the order of the files; event types last, so that what a file says of one
+        // that a project's preset brings is what stays.
+        resources.sort_by_key(|resource| match resource {
+            Resource::Project(_) => 0,
+            Resource::Webhook(_) => 1,
+            Resource::EventType(_) => 2,
+        });
         return Ok(resources);
     }
     errors.push("nothing was applied".into());
@@ -102,6 +109,10 @@ async fn write_all(registry: &Registry, resources: Vec<Resource>, json: bool) ->
                 let what = format!("project {}", spec.id);
                 (what, project(registry, &spec).await)
             }
+            Resource::EventType(spec) => {
+                let what = format!("event type {}/{}", spec.project, spec.name);
+                (what, event_type(registry, &spec).await)
+            }
             Resource::Webhook(spec) => {
                 let settings = &spec.settings;
                 let what = format!("webhook {}/{}", settings.project, settings.name);
@@ -120,9 +131,24 @@ async fn write_all(registry: &Registry, resources: Vec<Resource>, json: bool) ->
 
 async fn project(registry: &Registry, spec: &ProjectSpec) -> Result<Value, WriteError> {
     let done = registry.put_project(spec, None).await?;
-    Ok(json!({
+    let mut line = json!({
         "kind": "Project",
         "id": &*done.project.id,
+        "result": result(done.created, done.written.changed),
+        "version": done.written.version,
+    });
+    if let Some(loaded) = done.loaded {
+        line["event_types_created"] = loaded.created.into();
+    }
+    Ok(line)
+}
+
+async fn event_type(registry: &Registry, spec: &EventTypeSpec) -> Result<Value, WriteError> {
+    let done = registry.put_event_type(spec, true, None).await?;
+    Ok(json!({
+        "kind": "EventType",
+        "project": spec.project,
+        "name": spec.name,
         "result": result(done.created, done.written.changed),
         "version": done.written.version,
     }))
@@ -166,8 +192,12 @@ fn show(what: &str, line: &Value) -> Result<(), Exit> {
         uid if uid.is_empty() => uid,
         uid => format!(" uid {uid}"),
     };
+    let loaded = match line["event_types_created"].as_u64() {
+        Some(created) if created > 0 => format!(", {created} event types of its preset"),
+        _ => String::new(),
+    };
     say(format_args!(
-        "{} {what}{uid} version {}",
+        "{} {what}{uid} version {}{loaded}",
         text("result"),
         line["version"]
     ))?;

@@ -1,7 +1,7 @@
 //! `hookline get`: what is registered. Secrets are never shown.
 
 use hookline_model::ids::WebhookUid;
-use hookline_registry::{Layout, ProjectEntry, Snapshot, WebhookEntry};
+use hookline_registry::{EventTypeEntry, Layout, ProjectEntry, Snapshot, WebhookEntry};
 use serde_json::{Value, json};
 
 use super::open;
@@ -26,6 +26,7 @@ pub(crate) async fn run(args: GetArgs) -> Result<(), Exit> {
 fn show(args: &GetArgs, snapshot: &Snapshot) -> Result<(), Exit> {
     let (what, found) = match args.kind {
         GetKind::Projects => ("project", projects(args, snapshot)),
+        GetKind::EventTypes => ("event type", event_types(args, snapshot)?),
         GetKind::Webhooks => ("webhook", webhooks(args, snapshot)?),
         GetKind::Layout => (
             "layout",
@@ -67,6 +68,35 @@ fn project(entry: &ProjectEntry) -> Value {
     shown
 }
 
+/// Those of that name; as with webhooks, a name alone must mean one.
+fn event_types(args: &GetArgs, snapshot: &Snapshot) -> Result<Vec<Value>, Exit> {
+    let mut projects: Vec<_> = snapshot.projects().map(|project| &*project.id).collect();
+    projects.retain(|id| args.project.as_ref().is_none_or(|wanted| wanted == id));
+    projects.sort_unstable();
+    let all = projects.iter().flat_map(|id| snapshot.event_types(id));
+    let found: Vec<_> = all
+        .filter(|entry| args.name.as_ref().is_none_or(|n| *n == entry.settings.name))
+        .collect();
+    if let (Some(name), true) = (&args.name, found.len() > 1) {
+        let projects: Vec<_> = found.iter().map(|e| e.settings.project.as_str()).collect();
+        return Err(ambiguous("event type", name, &projects));
+    }
+    Ok(found.into_iter().map(|entry| event_type(entry)).collect())
+}
+
+fn event_type(entry: &EventTypeEntry) -> Value {
+    let mut shown = entry.settings.to_document();
+    shown["version"] = entry.version.into();
+    shown
+}
+
+fn ambiguous(what: &str, name: &str, projects: &[&str]) -> Exit {
+    let projects = projects.join(", ");
+    Exit::usage(format!(
+        "--project: {what} {name} exists in {projects}: say which one"
+    ))
+}
+
 /// Those of that name or uid. A name that stands in several projects needs the project, so that nobody acts on the wrong one.
 fn webhooks(args: &GetArgs, snapshot: &Snapshot) -> Result<Vec<Value>, Exit> {
     let uid = args
@@ -85,10 +115,7 @@ fn webhooks(args: &GetArgs, snapshot: &Snapshot) -> Result<Vec<Value>, Exit> {
     found.sort_by(|a, b| (&a.project, &a.name).cmp(&(&b.project, &b.name)));
     if let (Some(name), true) = (&args.name, found.len() > 1) {
         let projects: Vec<_> = found.iter().map(|w| &*w.project).collect();
-        return Err(Exit::usage(format!(
-            "--project: webhook {name} exists in {}: say which one",
-            projects.join(", ")
-        )));
+        return Err(ambiguous("webhook", name, &projects));
     }
     Ok(found.into_iter().map(|entry| webhook(entry)).collect())
 }
@@ -120,16 +147,19 @@ fn merge(shown: &mut Value, settings: serde_json::Result<Value>) {
 }
 
 /// Columns of a table for people.
-const COLUMNS: [&str; 10] = [
+const COLUMNS: [&str; 13] = [
     "project",
     "id",
     "name",
     "state",
     "url",
+    "category",
+    "group",
     "title",
     "partitions",
     "tier_partitions",
     "uid",
+    "archived",
     "version",
 ];
 

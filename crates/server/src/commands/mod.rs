@@ -3,6 +3,7 @@
 mod apply;
 mod check_config;
 mod get;
+mod preset;
 mod publish;
 pub(crate) mod serve;
 mod tail;
@@ -29,6 +30,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Exit> {
         Command::Topics(args) => topics::run(args).await,
         Command::Apply(args) => apply::run(args).await,
         Command::Get(args) => get::run(args).await,
+        Command::Preset(args) => preset::run(&args.action),
         Command::Publish(args) => publish::run(args).await,
         Command::Tail(args) => tail::run(args).await,
     }

@@ -56,6 +56,13 @@ async fn first(system: &System, base: &str) -> Result<(), Exit> {
     for resource in resources {
         match resource {
             Resource::Webhook(webhook) => put(system, webhook.settings).await?,
+            Resource::EventType(event_type) => {
+                let written = system
+                    .registry
+                    .put_event_type(&event_type, true, None)
+                    .await;
+                written.map_err(|error| Exit::from_error(&error))?;
+            }
             Resource::Project(project) => {
                 let written = system.registry.put_project(&project, None).await;
                 written.map_err(|error| Exit::from_error(&error))?;
@@ -137,6 +144,7 @@ mod tests {
                     assert_eq!(project.id.as_str(), PROJECT);
                     None
                 }
+                Resource::EventType(_) => None,
             })
             .collect();
         assert_eq!(
