@@ -18,6 +18,8 @@ KAFKA_LIBS := target/kafka/libs
 KAFKA_STAMP := target/kafka/.copied
 # Where `hookline dev` keeps its data, and further arguments for it: make run ARGS="--listen 127.0.0.1:9000"
 ARGS ?=
+# Fail points, at which tests end the program as a crash would. Never in what `make build` leaves.
+TEST_FEATURES := --features hookline-server/failpoints
 
 .PHONY: help run build test check bench setup setup-run kafka
 
@@ -42,7 +44,7 @@ check: setup
 	@echo "== formatting"
 	$(CARGO) fmt --all --check
 	echo "== lints"
-	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --locked --workspace --all-targets $(TEST_FEATURES) -- -D warnings
 	echo "== dependencies: bans, licences, sources"
 	$(CARGO) deny --log-level error check bans licenses sources
 	echo "== dependencies: known vulnerabilities"
@@ -61,8 +63,8 @@ $(KAFKA_STAMP): tests/kafka/pom.xml
 # tests do, so nothing is built twice.
 test: check kafka
 	@echo "== tests"
-	$(CARGO) build --locked --workspace --all-targets
-	$(CARGO) test --locked --workspace --no-fail-fast
+	$(CARGO) build --locked --workspace --all-targets $(TEST_FEATURES)
+	$(CARGO) test --locked --workspace --no-fail-fast $(TEST_FEATURES)
 
 bench: setup kafka build
 	@$(CARGO) run --locked --release --package hookline-tests --bin bench -- $(ARGS)

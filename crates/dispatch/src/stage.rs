@@ -179,10 +179,12 @@ impl Dispatch {
                     self.resting.insert(partition, Instant::now());
                 }
                 self.know_lows(&known).await;
+                hookline_model::fail_point!("dispatch-assigned");
                 self.commit(member).await;
                 self.claim_rested().await;
             }
             MemberEvent::Revoked(partitions, guard) => {
+                hookline_model::fail_point!("dispatch-revoked");
                 let guard = Arc::new(guard);
                 for p in partitions.iter().map(|tp| tp.partition) {
                     self.resting.remove(&p);
@@ -381,6 +383,7 @@ impl Dispatch {
         .await
         {
             Ok(Ok(())) => {
+                hookline_model::fail_point!("dispatch-committed");
                 let held = self.shared.lease.holds(self.shared.clock.boot());
                 self.shared.lease.renewed(sent);
                 if !held {
@@ -456,6 +459,7 @@ impl Dispatch {
             }
         }
         self.commit(&committer).await;
+        hookline_model::fail_point!("dispatch-drained");
         // The lease ends before the client leaves the group.
         self.shared.lease.end();
         member.leave().await;

@@ -99,6 +99,7 @@ async fn try_take_over(
             needed: checkpoint.low,
         });
     }
+    hookline_model::fail_point!("takeover-checkpoint-read");
     let mut replay = Replay::new(checkpoint, start);
     let from = replay
         .from
@@ -127,6 +128,7 @@ async fn try_take_over(
         )
         .await
         .map_err(JournalError::from)?;
+        hookline_model::fail_point!("takeover-claimed");
         replay.claimed = None;
         replay.ours = Some((epoch, nonce.to_vec()));
         let end = shared.journal.end(&shared.names.attempts, p).await?;
@@ -264,6 +266,7 @@ async fn finish(
             .map(|(position, _)| (*position, None)),
     );
     read_back(shared, p, &mut wanted).await?;
+    hookline_model::fail_point!("takeover-read-back");
     for position in replay.partition.found() {
         if let Some(placed) = wanted.get_mut(&position).and_then(Option::take) {
             let Placed {

@@ -208,7 +208,9 @@ impl Worker {
                 self.partition.lanes().resume();
             }
             self.look_again = false;
-            if !draining {
+            if draining {
+                hookline_model::fail_point!("dispatch-draining");
+            } else {
                 // Answers come all the time under load: reading must not depend on a moment without any.
                 if self.reads_live()
                     && let Some(batch) = self.live.next(LIVE_BATCH).now_or_never()
@@ -298,6 +300,7 @@ impl Worker {
                     if let Some(stored) = self.progress.stored(index, result?.offset) {
                         self.shared.standing.lock().entry(self.p).or_default().low =
                             Some(stored.low);
+                        hookline_model::fail_point!("dispatch-checkpoint-stored");
                         self.delete_behind(stored);
                     }
                 }
@@ -408,7 +411,12 @@ impl Worker {
             }
             let sequence = self.log.appended(recorded);
             let mailbox = self.mailbox.clone();
-            let done = Box::new(move |result| mailbox.put(Mail::Stored { sequence, result }));
+            let done = Box::new(move |result: Result<Appended, AppendError>| {
+                if result.is_ok() {
+                    hookline_model::fail_point!("dispatch-record-stored");
+                }
+                mailbox.put(Mail::Stored { sequence, result });
+            });
             append_when_room(
                 &*self.appender,
                 &self.shared.names.attempts,
@@ -417,6 +425,7 @@ impl Worker {
                 done,
             )
             .await?;
+            hookline_model::fail_point!("dispatch-record-handed");
         }
         Ok(())
     }
@@ -456,6 +465,7 @@ impl Worker {
                     self.judged.push(judged);
                 }
                 Opened::Send { webhook, place } => {
+                    hookline_model::fail_point!("dispatch-started");
                     self.places.insert(queued.position, place);
                     let prepared = attempt::Prepared {
                         position: queued.position,
@@ -472,6 +482,7 @@ impl Worker {
                     self.tasks.spawn(async move {
                         let judged =
                             crate::attempt::make(&shared.maker, &shared.metrics, prepared).await;
+                        hookline_model::fail_point!("dispatch-judged");
                         mailbox.put(Mail::Judged(judged));
                     });
                 }
@@ -523,6 +534,7 @@ impl Worker {
                 done,
             )
             .await?;
+            hookline_model::fail_point!("dispatch-checkpoint-handed");
         }
         Ok(())
     }

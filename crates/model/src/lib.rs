@@ -10,6 +10,7 @@ pub mod body;
 pub mod cloudevents;
 pub mod core;
 pub mod event;
+mod failpoint;
 pub mod ids;
 pub mod limits;
 pub mod matching;
