@@ -96,6 +96,11 @@ impl Shared {
         }
     }
 
+    /// Whether sends and claims may be started.
+    pub(crate) fn leased(&self) -> bool {
+        self.lease.holds(self.clock.boot())
+    }
+
     /// Bytes that the worker may still queue.
     pub(crate) fn room(&self) -> usize {
         WORKER_QUEUE_BYTES.saturating_sub(self.queued_bytes.load(Ordering::Relaxed))

@@ -34,6 +34,9 @@ const DRAIN_MARGIN: Duration = Duration::from_secs(5);
 /// How long a worker that failed rests before its partition is claimed again.
 const CLAIM_AGAIN: Duration = Duration::from_millis(500);
 
+/// How often a partition that rests looks whether the lease holds.
+const LEASE_LOOK: Duration = Duration::from_millis(50);
+
 /// Why the stage ended before it was told to.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -158,7 +161,7 @@ impl Dispatch {
     async fn suggested(&mut self, member: &Arc<dyn Committer>, event: MemberEvent) {
         match event {
             MemberEvent::Assigned(partitions) => {
-                let mut known: Vec<(u32, u64)> = Vec::with_capacity(partitions.len());
+                let mut known: Vec<u32> = Vec::with_capacity(partitions.len());
                 let layout = self
                     .shared
                     .registry
@@ -174,7 +177,7 @@ impl Dispatch {
                         );
                         continue;
                     }
-                    known.push((partition, 0));
+                    known.push(partition);
                     self.stopped.remove(&partition);
                     self.resting.insert(partition, Instant::now());
                 }
@@ -211,8 +214,8 @@ impl Dispatch {
     }
 
     /// A first value to commit for partitions that were just assigned: what the group has, else the start of the log. It renews the lease and changes nothing.
-    async fn know_lows(&self, partitions: &[(u32, u64)]) {
-        let named: Vec<TopicPartition> = partitions.iter().map(|(p, _)| self.place(*p)).collect();
+    async fn know_lows(&self, partitions: &[u32]) {
+        let named: Vec<TopicPartition> = partitions.iter().map(|p| self.place(*p)).collect();
         let group = format!("{}dispatch", self.shared.config.prefix);
         let committed = match self.shared.journal.committed(&group, &named).await {
             Ok(committed) => committed,
@@ -247,9 +250,16 @@ impl Dispatch {
         }
     }
 
-    /// Starts a worker on every partition that has rested long enough.
+    /// Starts a worker on every partition that has rested long enough. Not without the lease: the group may have given them to others
+    /// without our knowing, and a claim would take them back.
     async fn claim_rested(&mut self) {
         let now = Instant::now();
+        if !self.shared.leased() {
+            for at in self.resting.values_mut() {
+                *at = (*at).max(now + LEASE_LOOK);
+            }
+            return;
+        }
         let due: Vec<u32> = self
             .resting
             .iter()
@@ -352,6 +362,15 @@ impl Dispatch {
 
     /// Commits the lowest unsettled position of each partition. An accepted commit renews the lease from the moment it was sent.
     async fn commit(&self, member: &Arc<dyn Committer>) {
+        let unknown: Vec<u32> = {
+            let standing = self.shared.standing.lock();
+            let unknown = standing.iter().filter(|(_, s)| s.low.is_none());
+            unknown.map(|(p, _)| *p).collect()
+        };
+        // Nobody could say when they were assigned. Without anything to commit there would never be a lease.
+        if !unknown.is_empty() {
+            self.know_lows(&unknown).await;
+        }
         let lows: Vec<(u32, u64)> = self
             .shared
             .standing

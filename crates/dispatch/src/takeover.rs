@@ -32,6 +32,9 @@ pub(crate) enum TakeoverError {
     /// Somebody else claims faster than we do.
     #[error("partition {partition}: others claimed it {tries} times in a row")]
     Contended { partition: u32, tries: u32 },
+    /// The group may have given the partition to somebody else by now.
+    #[error("partition {partition}: the lease has ended, so that it may be somebody else's")]
+    NotLeased { partition: u32 },
     /// Records that are still needed were deleted: a person must look.
     #[error(
         "partition {partition}: {topic} begins at offset {start}, but progress needs it from {needed} on; \
@@ -111,6 +114,9 @@ async fn try_take_over(
     let end = shared.journal.end(&shared.names.attempts, p).await?;
     read_until(&mut *reader, end, |stored| replay.read(&stored)).await?;
     for _ in 0..5 {
+        if !shared.leased() {
+            return Err(TakeoverError::NotLeased { partition: p });
+        }
         let epoch = replay.claims.highest() + 1;
         let nonce: [u8; 16] = std::array::from_fn(|_| fastrand::u8(..));
         let claim = wire::Claim {
@@ -135,6 +141,7 @@ async fn try_take_over(
         read_until(&mut *reader, end, |stored| replay.read(&stored)).await?;
         if let Some(at) = replay.claimed.filter(|_| replay.claims.highest() == epoch) {
             drop(reader);
+            tracing::debug!(partition = p, claim = epoch, "partition claimed");
             return finish(shared, p, replay, OwnLog::new(epoch, at), progress_end).await;
         }
     }
