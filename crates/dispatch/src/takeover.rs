@@ -35,6 +35,9 @@ pub(crate) enum TakeoverError {
     /// The group may have given the partition to somebody else by now.
     #[error("partition {partition}: the lease has ended, so that it may be somebody else's")]
     NotLeased { partition: u32 },
+    /// It goes on from the newer one when it is tried again.
+    #[error("partition {partition}: its owner stored progress while it was taken over")]
+    Outdated { partition: u32 },
     /// Records that are still needed were deleted: a person must look.
     #[error(
         "partition {partition}: {topic} begins at offset {start}, but progress needs it from {needed} on; \
@@ -103,6 +106,7 @@ async fn try_take_over(
         });
     }
     hookline_model::fail_point!("takeover-checkpoint-read");
+    let from_checkpoint = checkpoint.as_ref().map(|c| c.attempts_end);
     let mut replay = Replay::new(checkpoint, start);
     let from = replay
         .from
@@ -142,6 +146,11 @@ async fn try_take_over(
         if let Some(at) = replay.claimed.filter(|_| replay.claims.highest() == epoch) {
             drop(reader);
             tracing::debug!(partition = p, claim = epoch, "partition claimed");
+            // The owner before us may have stored one more checkpoint before our claim, and deleted behind it. After the claim it deletes nothing.
+            let progress_now = shared.journal.end(&shared.names.progress, p).await?;
+            if progress_now != progress_end && newest(shared, p).await? > from_checkpoint {
+                return Err(TakeoverError::Outdated { partition: p });
+            }
             return finish(shared, p, replay, OwnLog::new(epoch, at), progress_end).await;
         }
     }
@@ -149,6 +158,12 @@ async fn try_take_over(
         partition: p,
         tries: 5,
     })
+}
+
+/// The end of `attempts` that the newest checkpoint knows.
+async fn newest(shared: &Shared, p: u32) -> Result<Option<u64>, TakeoverError> {
+    let (checkpoint, _) = last_checkpoint(shared, p).await?;
+    Ok(checkpoint.map(|c| c.attempts_end))
 }
 
 async fn last_checkpoint(

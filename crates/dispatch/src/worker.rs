@@ -2,6 +2,7 @@
 //! has certainly counted, records what was judged, and only then starts something new.
 
 mod follow;
+mod free;
 mod read;
 
 use std::collections::HashMap;
@@ -70,6 +71,8 @@ pub(crate) enum Mail {
         result: Result<Appended, AppendError>,
         index: usize,
     },
+    /// Records are no longer needed, if no foreign claim stands below an end.
+    Freeable(free::Freeable),
 }
 
 /// What the stage tells a worker.
@@ -117,6 +120,7 @@ pub(crate) struct Worker {
     scanner: Scanner,
     scan_budget: ScanBudget,
     progress: ProgressLog,
+    freeable: Option<free::Freeable>,
     snapshot: Arc<Snapshot>,
     changes: watch::Receiver<Arc<Snapshot>>,
     /// Something lacks that time or others may bring.
@@ -176,6 +180,7 @@ impl Worker {
             scanner: Scanner::default(),
             scan_budget: ScanBudget::new(now),
             progress: ProgressLog::new(p, owned.progress_end),
+            freeable: None,
             snapshot,
             changes,
             look_again: false,
@@ -202,6 +207,7 @@ impl Worker {
             let draining = *orders.borrow_and_update() == Order::Drain;
             self.take_mail()?;
             self.confirm().await?;
+            self.free().await?;
             self.record().await?;
             if self.snapshot.offset != seen {
                 seen = self.snapshot.offset;
@@ -301,8 +307,11 @@ impl Worker {
                         self.shared.standing.lock().entry(self.p).or_default().low =
                             Some(stored.low);
                         hookline_model::fail_point!("dispatch-checkpoint-stored");
-                        self.delete_behind(stored);
+                        self.freeable(stored);
                     }
+                }
+                Mail::Freeable(freeable) => {
+                    self.freeable = Some(freeable.with(self.freeable.take()))
                 }
             }
         }
@@ -347,6 +356,10 @@ impl Worker {
                 Err(gap) => self.read_gap(gap).await?,
             }
         }
+        self.not_fenced()
+    }
+
+    fn not_fenced(&self) -> Result<(), WorkerError> {
         match self.log.fenced_by() {
             Some(epoch) => Err(WorkerError::Fenced {
                 partition: self.p,
@@ -537,27 +550,6 @@ impl Worker {
             hookline_model::fail_point!("dispatch-checkpoint-handed");
         }
         Ok(())
-    }
-
-    /// Frees what an acknowledged checkpoint no longer needs.
-    fn delete_behind(&mut self, stored: crate::progress::Stored) {
-        let now = self.shared.clock.now();
-        for (topic, before) in [
-            (
-                &self.shared.names.deliveries,
-                self.progress.deletable_deliveries(stored.low, now),
-            ),
-            (&self.shared.names.progress, stored.progress_before),
-        ] {
-            let Some(before) = before else { continue };
-            let (journal, topic, p) = (self.shared.journal.clone(), topic.clone(), self.p);
-            #[expect(clippy::disallowed_methods, reason = "the set is this worker's own: it is reaped every turn and aborted with it")]
-            self.tasks.spawn(async move {
-                if let Err(error) = journal.delete_records(&topic, p, before).await {
-                    tracing::warn!(topic, partition = p, before, %error, "settled records could not be deleted; it is tried again");
-                }
-            });
-        }
     }
 
     fn figures(&mut self) {
