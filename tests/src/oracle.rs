@@ -25,8 +25,12 @@ pub const PROJECT: &str = "shop";
 /// The source of all events.
 pub const SOURCE: &str = "/oracle";
 
-/// The types that events have in turn, by chance.
-pub const TYPES: [&str; 3] = ["order.paid", "user.signup", "email.message.clicked"];
+/// The types that events have by chance, and how many of a hundred have each.
+pub const TYPES: [(&str, u8); 3] = [
+    ("order.paid", 65),
+    ("user.signup", 30),
+    ("email.message.clicked", 5),
+];
 
 /// A moment that all events carry, so that a body does not depend on when it was accepted.
 const TIME: &str = "2026-01-02T03:04:05.678Z";
@@ -268,7 +272,7 @@ impl Oracle {
         Event {
             number,
             id: format!("{:x}-{number}", self.seed),
-            event_type: random.choice(TYPES).unwrap_or(TYPES[0]),
+            event_type: event_type(&mut random),
             key: format!("k{}", random.u8(..16)),
             data: payload(number, self.bytes_min, &mut random),
         }
@@ -297,6 +301,17 @@ impl Oracle {
             .filter(|(_, hook)| hook.wants(event.event_type))
             .fold(0, |all, (n, _)| all | 1 << n)
     }
+}
+
+fn event_type(random: &mut fastrand::Rng) -> &'static str {
+    let mut of_hundred = random.u8(..100);
+    for (event_type, share) in TYPES {
+        if of_hundred < share {
+            return event_type;
+        }
+        of_hundred -= share;
+    }
+    TYPES[0].0
 }
 
 /// JSON with spacing, escapes and numbers that a parser would not keep.

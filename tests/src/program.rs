@@ -452,7 +452,11 @@ impl Program {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    async fn wait_until_ready(&mut self) {
+    /// Waits until it says that it is ready.
+    ///
+    /// # Panics
+    /// When it ends, or does not say so in time.
+    pub async fn ready(&mut self) {
         let deadline = Instant::now() + READY_WITHIN;
         loop {
             if let Ok(Some(status)) = self.child.try_wait() {

@@ -33,6 +33,8 @@ pub struct Publisher {
 #[derive(Default)]
 struct UnderWay {
     count: AtomicUsize,
+    /// How many were acknowledged, and how long that took all in all.
+    acknowledged: Mutex<(u32, Duration)>,
     failed: Mutex<Option<String>>,
     answered: Notify,
 }
@@ -115,10 +117,15 @@ impl Publisher {
         );
         under_way.count.fetch_add(1, Ordering::AcqRel);
         let done = {
-            let under_way = Arc::clone(&under_way);
+            let (under_way, handed) = (Arc::clone(&under_way), Instant::now());
             Box::new(move |result: Result<_, _>| {
                 match result {
-                    Ok(_) => oracle.accepted(number),
+                    Ok(_) => {
+                        oracle.accepted(number);
+                        let mut acknowledged = under_way.acknowledged.lock();
+                        acknowledged.0 += 1;
+                        acknowledged.1 += handed.elapsed();
+                    }
                     Err(error) => under_way.fail(&error),
                 }
                 under_way.answer();
@@ -139,6 +146,13 @@ impl Publisher {
             error.to_string()
         })?;
         Ok(number)
+    }
+
+    /// How long an acknowledgement takes on average: what the journal itself costs.
+    #[must_use]
+    pub fn round_trip(&self) -> Duration {
+        let (count, all) = *self.under_way.acknowledged.lock();
+        all / count.max(1)
     }
 
     /// Waits until everything handed over is answered.

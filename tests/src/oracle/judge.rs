@@ -5,10 +5,10 @@
 //! because its process was killed, was frozen, or lost its partitions, after that claim and before the next; the counted record is younger
 //! than this; and per process and fault there are at most `outgoing.max_in_flight` of them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use hookline_model::ids::DeliveryId;
+use hookline_model::ids::{DeliveryId, Position};
 use hookline_model::time::Millis;
 use hookline_model::wire::Outcome;
 
@@ -176,6 +176,7 @@ impl Oracle {
             made: HashMap::new(),
         };
         judge.log();
+        judge.dead();
         judge.obligations();
         judge.wire();
         judge.bounds();
@@ -239,6 +240,30 @@ impl<'a> Judge<'a> {
                     delivery.event, delivery.attempts
                 ));
             }
+        }
+    }
+
+    /// What was given up is in `dead`, by the attempt that decided it, and nothing else is.
+    fn dead(&mut self) {
+        let mut dead: HashMap<DeliveryId, BTreeSet<(u32, Position)>> = HashMap::new();
+        for entry in &self.evidence.log.dead {
+            let tickets = dead.entry(entry.delivery).or_default();
+            tickets.insert((entry.partition, entry.ticket));
+        }
+        for ((id, _), delivery) in &self.deliveries {
+            let last = delivery.attempts.last().filter(|last| given_up(last));
+            let decided = last.map(|last| (last.partition, last.ticket));
+            let written = dead.remove(id).unwrap_or_default();
+            if written != decided.into_iter().collect() {
+                self.verdict.violation(format!(
+                    "dead has {written:?} of {id}, which ended with {:?}",
+                    delivery.attempts.last()
+                ));
+            }
+        }
+        if !dead.is_empty() {
+            self.verdict
+                .violation(format!("dead has what nobody delivered: {dead:?}"));
         }
     }
 
@@ -430,6 +455,13 @@ impl<'a> Judge<'a> {
             }
         }
     }
+}
+
+fn given_up(last: &Attempt) -> bool {
+    matches!(
+        last.outcome,
+        Outcome::Exhausted | Outcome::Refused | Outcome::Expired
+    )
 }
 
 /// Whether the attempts of a delivery are those that its webhook's policy asks for.

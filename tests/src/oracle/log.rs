@@ -1,8 +1,10 @@
-//! The topic `attempts` as the judge needs it: who claimed what, and the attempts that count.
+//! The topics `attempts` and `dead` as the judge needs them: who claimed what, the attempts that count, and what was given up.
 
-use hookline_journal::{ReadBudget, StoredRecord};
+use std::collections::BTreeMap;
+
+use hookline_journal::{Journal, ReadBudget, StoredRecord};
 use hookline_model::core::claims::{ClaimReader, Counted, LogEntry};
-use hookline_model::ids::DeliveryId;
+use hookline_model::ids::{DeliveryId, Position};
 use hookline_model::time::Millis;
 use hookline_model::wire::{self, header};
 use prost::Message as _;
@@ -29,6 +31,8 @@ pub struct Claim {
 pub struct Attempt {
     /// The partition.
     pub partition: u32,
+    /// Where it stands there.
+    pub ticket: Position,
     /// The claim that it was recorded under.
     pub epoch: u64,
     /// When its record was appended.
@@ -61,7 +65,18 @@ impl Attempt {
     }
 }
 
-/// All partitions of `attempts`, from start to end.
+/// A delivery that was given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dead {
+    /// The partition.
+    pub partition: u32,
+    /// The attempt that decided it.
+    pub ticket: Position,
+    /// The delivery.
+    pub delivery: DeliveryId,
+}
+
+/// All partitions of `attempts` and `dead`, from start to end.
 #[derive(Debug, Clone, Default)]
 pub struct Log {
     /// Claims that took effect; those of a partition in the order of their epochs.
@@ -70,37 +85,28 @@ pub struct Log {
     pub attempts: Vec<Attempt>,
     /// Attempts that count for nobody, and claims that came too late.
     pub uncounted: usize,
+    /// What was given up. A new owner may write again what the one before has written.
+    pub dead: Vec<Dead>,
 }
 
 impl Log {
-    /// Reads the topic of this site up to its end.
+    /// Reads the topics of this site up to their ends.
     ///
     /// # Panics
-    /// When it cannot be read, or holds what cannot be decoded.
+    /// When they cannot be read, or hold what cannot be decoded.
     pub async fn read(site: &Site) -> Self {
-        let (journal, topic) = (site.journal().await, site.topic("attempts"));
-        let topics = journal
-            .topics()
-            .await
-            .expect("the journal lists its topics");
-        let partitions = topics[&topic].partitions;
+        let journal = site.journal().await;
         let mut log = Self::default();
-        for partition in 0..partitions {
-            let start = journal.start(&topic, partition).await.expect("a start");
-            let end = journal.end(&topic, partition).await.expect("an end");
-            assert_eq!(start, 0, "nothing of {topic} has been deleted");
-            let mut claims = ClaimReader::new(0);
-            let mut reader = journal
-                .reader(&topic, partition, start, BUDGET)
-                .await
-                .expect("the topic can be read");
-            while reader.position() < end {
-                let batch = reader.next(1000).await.expect("the topic can be read");
-                for record in &batch.records {
-                    log.take(partition, record, &mut claims);
-                }
-            }
-        }
+        let mut claims = BTreeMap::<u32, ClaimReader>::new();
+        each(&*journal, &site.topic("attempts"), |partition, record| {
+            let claims = claims.entry(partition).or_default();
+            log.take(partition, record, claims);
+        })
+        .await;
+        each(&*journal, &site.topic("dead"), |partition, record| {
+            log.dead.push(dead(partition, record));
+        })
+        .await;
         log
     }
 
@@ -119,19 +125,60 @@ impl Log {
                 at,
             }),
             Counted::Written(written) => {
-                let epoch = written.epoch;
-                let attempts = written.attempts.into_iter();
-                self.attempts
-                    .extend(attempts.map(|a| attempt(partition, epoch, at, a)));
+                let (epoch, offset) = (written.epoch, record.offset);
+                let attempts = (0..).zip(written.attempts);
+                self.attempts.extend(attempts.map(|(index, a)| {
+                    let ticket = Position { offset, index };
+                    attempt(partition, ticket, epoch, at, a)
+                }));
             }
             Counted::Nothing => self.uncounted += count,
         }
     }
 }
 
-fn attempt(partition: u32, epoch: u64, at: Millis, attempt: wire::Attempt) -> Attempt {
+/// Hands out all records of a topic.
+async fn each(journal: &dyn Journal, topic: &str, mut take: impl FnMut(u32, &StoredRecord)) {
+    let topics = journal
+        .topics()
+        .await
+        .expect("the journal lists its topics");
+    for partition in 0..topics[topic].partitions {
+        let start = journal.start(topic, partition).await.expect("a start");
+        let end = journal.end(topic, partition).await.expect("an end");
+        assert_eq!(start, 0, "nothing of {topic} has been deleted");
+        let mut reader = journal
+            .reader(topic, partition, start, BUDGET)
+            .await
+            .expect("the topic can be read");
+        while reader.position() < end {
+            let batch = reader.next(1000).await.expect("the topic can be read");
+            batch.records.iter().for_each(|r| take(partition, r));
+        }
+    }
+}
+
+fn dead(partition: u32, record: &StoredRecord) -> Dead {
+    let value = record.value.clone().expect("a record has a value");
+    let dead = wire::DeadDelivery::decode(value).expect("a dead delivery can be decoded");
+    let attempt = dead.attempt.expect("it has its final attempt");
+    Dead {
+        partition,
+        ticket: dead.ticket.expect("it has a ticket").into(),
+        delivery: DeliveryId::from_slice(&attempt.delivery_id).expect("an attempt has a delivery"),
+    }
+}
+
+fn attempt(
+    partition: u32,
+    ticket: Position,
+    epoch: u64,
+    at: Millis,
+    attempt: wire::Attempt,
+) -> Attempt {
     Attempt {
         partition,
+        ticket,
         epoch,
         at,
         delivery: DeliveryId::from_slice(&attempt.delivery_id).expect("an attempt has a delivery"),

@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use hookline_model::ids::{DeliveryId, WebhookUid};
+use hookline_model::ids::{DeliveryId, Position, WebhookUid};
 use hookline_model::time::Millis;
 
 use super::lives::{Fault, Kind, Life};
-use super::log::{Attempt, Claim, Log};
+use super::log::{Attempt, Claim, Dead, Log};
 use super::*;
 
 /// A run that kept its promises: two events, one webhook that takes them at once and one that does so at the second attempt. Process `a`
@@ -65,6 +65,7 @@ fn attempt(
     let last = number == hook.attempts;
     Attempt {
         partition: 0,
+        ticket: Position::at(u64::try_from(at).expect("positive")),
         epoch,
         at: Millis(at),
         delivery: id(hook, &event),
@@ -189,6 +190,38 @@ fn what_is_lost_is_found() {
     found("it is not over", |run| {
         run.log.attempts.pop();
         run.requests.pop();
+    });
+}
+
+#[test]
+fn what_was_given_up_must_be_in_dead_and_nothing_else() {
+    let exhausted = |run: &mut Run| {
+        run.oracle.hooks[0].ends = wire::Outcome::Exhausted;
+        for attempt in run.log.attempts.iter_mut().filter(|a| a.webhook == "ok") {
+            attempt.outcome = wire::Outcome::Exhausted;
+            run.log.dead.push(Dead {
+                partition: 0,
+                ticket: attempt.ticket,
+                delivery: attempt.delivery,
+            });
+        }
+        // Written again by the next owner.
+        run.log.dead.push(run.log.dead[0]);
+    };
+    let mut all = run();
+    exhausted(&mut all);
+    judged(&all).assert_kept();
+    found("dead has {} of", |run| {
+        exhausted(run);
+        run.log.dead.retain(|dead| dead.ticket != Position::at(201));
+    });
+    found("dead has {(0, Position", |run| {
+        exhausted(run);
+        run.log.dead[0].ticket = Position::at(9);
+    });
+    found("dead has {(0, Position", |run| {
+        exhausted(run);
+        run.log.dead[0].delivery = run.log.attempts[1].delivery;
     });
 }
 

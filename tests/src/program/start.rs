@@ -13,6 +13,7 @@ pub struct Start {
     roles: Option<String>,
     name: Option<String>,
     points: Vec<String>,
+    environment: Vec<(String, String)>,
 }
 
 impl Start {
@@ -35,6 +36,13 @@ impl Start {
         self
     }
 
+    /// With this variable in its environment.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// Ends without cleaning up where it comes by this fail point after so many times.
     #[must_use]
     pub fn dies_at(mut self, point: &str, after: usize) -> Self {
@@ -43,6 +51,15 @@ impl Start {
             0 => format!("{point}=return"),
             after => format!("{point}={after}*off->return"),
         });
+        self
+    }
+
+    /// Is held up for so long whenever it comes by this fail point.
+    #[must_use]
+    pub fn held_up_at(mut self, point: &str, span: Duration) -> Self {
+        assert_fail_points();
+        self.points
+            .push(format!("{point}=sleep({})", span.as_millis()));
         self
     }
 
@@ -63,7 +80,7 @@ impl Site {
     /// When it does not become ready.
     pub async fn start_with(&self, start: &Start) -> Program {
         let mut program = self.spawn(start);
-        program.wait_until_ready().await;
+        program.ready().await;
         program
     }
 
@@ -78,6 +95,9 @@ impl Site {
             command.args(["--roles", roles]);
         }
         command.env("FAILPOINTS", start.points.join(";"));
+        for (name, value) in &start.environment {
+            command.env(name, value);
+        }
         let (log, http) = match &start.name {
             None => ("serve.log".to_owned(), self.http.clone()),
             Some(name) => {
