@@ -23,6 +23,8 @@ ARGS ?=
 SEEDS ?=
 SEED ?=
 TRACE ?=
+# Fail points, at which tests end the program as a crash would. Never in what `make build` leaves.
+TEST_FEATURES := --features hookline-server/failpoints
 
 .PHONY: help run build test check simulate bench setup setup-run kafka
 
@@ -47,7 +49,7 @@ check: setup
 	@echo "== formatting"
 	$(CARGO) fmt --all --check
 	echo "== lints"
-	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --locked --workspace --all-targets $(TEST_FEATURES) -- -D warnings
 	echo "== dependencies: bans, licences, sources"
 	$(CARGO) deny --log-level error check bans licenses sources
 	echo "== dependencies: known vulnerabilities"
@@ -66,8 +68,8 @@ $(KAFKA_STAMP): tests/kafka/pom.xml
 # tests do, so nothing is built twice.
 test: check kafka
 	@echo "== tests"
-	$(CARGO) build --locked --workspace --all-targets
-	$(CARGO) test --locked --workspace --no-fail-fast
+	$(CARGO) build --locked --workspace --all-targets $(TEST_FEATURES)
+	$(CARGO) test --locked --workspace --no-fail-fast $(TEST_FEATURES)
 
 # Another target directory for the optimised tests would cost more than it gives: the development profile is optimised enough.
 simulate: setup-run

@@ -24,6 +24,7 @@ macro_rules! both_engines {
 }
 
 mod deploy;
+mod faults;
 mod fixtures;
 mod journal;
 mod journal_groups;

@@ -29,6 +29,10 @@ use tokio::time::{Instant, timeout};
 
 use crate::broker::{Broker, target_dir};
 
+mod start;
+
+pub use start::Start;
+
 /// Sites in use at a time: each is a whole system, and all share the machine's processors.
 static SITES: Semaphore = Semaphore::const_new(2);
 /// How long a started program may take until it says that it is ready.
@@ -155,29 +159,8 @@ impl Site {
     /// # Panics
     /// When it does not become ready.
     pub async fn start_roles(&self, roles: Option<&str>) -> Program {
-        let log = self.dir().join("serve.log");
-        let out = fs::OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(&log)
-            .expect("the log can be written");
-        let mut command = self.hookline(&["serve"]);
-        if let Some(roles) = roles {
-            command.args(["--roles", roles]);
-        }
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(out.try_clone().expect("a file handle can be cloned"))
-            .stderr(out)
-            .spawn()
-            .expect("the program was built (cargo build)");
-        let mut program = Program {
-            child,
-            log,
-            http: self.http.clone(),
-        };
-        program.wait_until_ready().await;
-        program
+        let start = roles.map_or_else(Start::default, Start::roles);
+        self.start_with(&start).await
     }
 
     /// Runs a command on this site's configuration and returns what came of it.
@@ -185,8 +168,18 @@ impl Site {
     /// # Panics
     /// When it does not end in time.
     pub async fn run(&self, arguments: &[&str], input: &str) -> Output {
+        self.run_with(arguments, input, &[]).await
+    }
+
+    async fn run_with(
+        &self,
+        arguments: &[&str],
+        input: &str,
+        environment: &[(&str, &str)],
+    ) -> Output {
         let mut child = self
             .hookline(arguments)
+            .envs(environment.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -358,6 +351,7 @@ impl Clock for SystemClock {
 /// A running `hookline serve`.
 #[derive(Debug)]
 pub struct Program {
+    name: String,
     child: Child,
     log: PathBuf,
     http: String,
@@ -374,16 +368,44 @@ impl Program {
         Pid::from_raw(i32::try_from(id).expect("process ids are small"))
     }
 
+    /// What it was named.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The file that its standard output and error go to.
+    #[must_use]
+    pub fn log_file(&self) -> &Path {
+        &self.log
+    }
+
+    /// Waits until it ends by itself.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub async fn ended(&mut self, within: Duration) -> ExitStatus {
+        timeout(within, self.child.wait())
+            .await
+            .unwrap_or_else(|_| panic!("it did not end within {within:?}"))
+            .expect("the program can be waited for")
+    }
+
     /// Asks it to stop, and waits.
     ///
     /// # Panics
     /// When it does not stop in time.
     pub async fn stop(mut self) -> ExitStatus {
+        self.ask_to_stop();
+        self.ended(STOP_WITHIN).await
+    }
+
+    /// Asks it to stop.
+    ///
+    /// # Panics
+    /// When it cannot be signalled.
+    pub fn ask_to_stop(&self) {
         kill(self.pid(), Signal::SIGTERM).expect("the program can be signalled");
-        timeout(STOP_WITHIN, self.child.wait())
-            .await
-            .unwrap_or_else(|_| panic!("it did not stop within {STOP_WITHIN:?}"))
-            .expect("the program can be waited for")
     }
 
     /// Kills it as a crash would.
@@ -430,7 +452,11 @@ impl Program {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    async fn wait_until_ready(&mut self) {
+    /// Waits until it says that it is ready.
+    ///
+    /// # Panics
+    /// When it ends, or does not say so in time.
+    pub async fn ready(&mut self) {
         let deadline = Instant::now() + READY_WITHIN;
         loop {
             if let Ok(Some(status)) = self.child.try_wait() {
@@ -456,17 +482,9 @@ impl Drop for Program {
             let log = self.log();
             let lines: Vec<_> = log.lines().collect();
             let tail = lines.split_at(lines.len().saturating_sub(60)).1.join("\n");
-            show(&format!("--- the end of the program's log\n{tail}\n---"));
+            crate::say(&format!("--- the end of the program's log\n{tail}\n---"));
         }
     }
-}
-
-#[expect(
-    clippy::print_stderr,
-    reason = "a failing test shows what the program said"
-)]
-fn show(text: &str) {
-    eprintln!("{text}");
 }
 
 /// A running `hookline tail --output json`.

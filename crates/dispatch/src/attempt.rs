@@ -154,6 +154,10 @@ impl Maker {
         ours("webhook-timestamp", HeaderValue::from(timestamp), true);
         ours("webhook-signature", text(&signed)?, false);
         ours("hookline-attempt", HeaderValue::from(number), true);
+        #[cfg(feature = "failpoints")]
+        if let Some(name) = named_worker() {
+            ours("hookline-worker", text(&name)?, false);
+        }
         let method = http::Method::from_bytes(settings.method.as_str().as_bytes())
             .map_err(|e| invalid(e.to_string()))?;
         let request = wire::Request {
@@ -251,6 +255,13 @@ impl Maker {
             health,
         )
     }
+}
+
+/// The name that a test has given to this process, so that a receiver can tell its requests from those of others.
+#[cfg(feature = "failpoints")]
+fn named_worker() -> Option<String> {
+    fail::fail_point!("request-names-its-worker", |name| name);
+    None
 }
 
 /// An outcome reached without an exchange.

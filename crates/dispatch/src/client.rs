@@ -150,6 +150,7 @@ impl HttpClient {
             }
         }
         let connection = self.connector.connect(&target, &mut seen.phase).await?;
+        hookline_model::fail_point!("client-connected");
         match self.send(connection, request, &target, seen).await? {
             None => Ok(()),
             Some(_) => Err(Failure::new(
@@ -172,6 +173,7 @@ impl HttpClient {
             Err(exchange::SendError::Unsent(request)) => return Ok(Some(*request)),
             Err(exchange::SendError::Failed(failure)) => return Err(failure),
         };
+        hookline_model::fail_point!("client-head-read");
         if connection.capture(body, seen, self.keep).await
             && let Some(idle_for) = connection.reusable(seen)
         {

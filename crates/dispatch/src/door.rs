@@ -44,7 +44,7 @@ pub(crate) enum Opened {
 
 impl<'a> WorkerDoor<'a> {
     pub(crate) fn new(shared: &'a Arc<Shared>, snapshot: &Arc<Snapshot>, now: Millis) -> Self {
-        let leased = shared.lease.holds(shared.clock.boot());
+        let leased = shared.leased();
         Self {
             shared,
             snapshot: snapshot.clone(),

@@ -8,8 +8,12 @@ use hookline_model::time::Millis;
 
 use crate::records;
 
-/// Settled records are deleted when there are this many, or when that long has passed.
-const DELETE_RECORDS: u64 = 10_000;
+/// Settled records are deleted when there are this many, or when that long has passed. Sooner where faults are tested: they last for seconds.
+const DELETE_RECORDS: u64 = if cfg!(feature = "failpoints") {
+    500
+} else {
+    10_000
+};
 /// See [`DELETE_RECORDS`].
 const DELETE_EVERY: Duration = Duration::from_secs(60);
 

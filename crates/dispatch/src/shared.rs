@@ -99,6 +99,11 @@ impl Shared {
         }
     }
 
+    /// Whether sends and claims may be started.
+    pub(crate) fn leased(&self) -> bool {
+        self.lease.holds(self.clock.boot())
+    }
+
     /// Bytes that the worker may still queue.
     pub(crate) fn room(&self) -> usize {
         let all = self.config.queues.worker_bytes;
@@ -110,9 +115,9 @@ impl Shared {
         self.room() > self.config.queues.worker_bytes / 4
     }
 
-    /// Resolves while the lease is held.
-    pub(crate) async fn leased(&self) {
-        while !self.lease.holds(self.clock.boot()) {
+    /// Resolves as soon as the lease is held.
+    pub(crate) async fn until_leased(&self) {
+        while !self.leased() {
             tokio::select! {
                 biased;
                 () = self.places.freed() => {}

@@ -182,10 +182,13 @@ impl Dispatch {
                     self.stopped.remove(&partition);
                     self.resting.insert(partition, Instant::now());
                 }
-                self.commit(member).await;
+                hookline_model::fail_point!("dispatch-assigned");
+                // Taking over takes many questions, and so may the first commit: neither waits for the other. The claim itself waits for the lease.
                 self.claim_rested().await;
+                self.commit(member).await;
             }
             MemberEvent::Revoked(partitions, guard) => {
+                hookline_model::fail_point!("dispatch-revoked");
                 let guard = Arc::new(guard);
                 for p in partitions.iter().map(|tp| tp.partition) {
                     self.resting.remove(&p);
@@ -253,7 +256,8 @@ impl Dispatch {
         }
     }
 
-    /// Starts a worker on every partition that has rested long enough.
+    /// Starts a worker on every partition that has rested long enough. It claims only under the lease: the group may have given the partition to others
+    /// without our knowing, and a claim would take it back.
     async fn claim_rested(&mut self) {
         let now = Instant::now();
         let due: Vec<u32> = self
@@ -399,6 +403,7 @@ impl Dispatch {
         .await
         {
             Ok(Ok(())) => {
+                hookline_model::fail_point!("dispatch-committed");
                 let held = self.shared.lease.holds(self.shared.clock.boot());
                 self.shared.lease.renewed(sent);
                 if !held {
@@ -475,6 +480,7 @@ impl Dispatch {
             }
         }
         self.commit(&committer).await;
+        hookline_model::fail_point!("dispatch-drained");
         // The lease ends before the client leaves the group.
         self.shared.lease.end();
         member.leave().await;

@@ -33,6 +33,9 @@ pub(crate) enum TakeoverError {
     /// Somebody else claims faster than we do.
     #[error("partition {partition}: others claimed it {tries} times in a row")]
     Contended { partition: u32, tries: u32 },
+    /// It goes on from the newer one when it is tried again.
+    #[error("partition {partition}: its owner stored progress while it was taken over")]
+    Outdated { partition: u32 },
     /// Records that are still needed were deleted: a person must look.
     #[error(
         "partition {partition}: {topic} begins at offset {start}, but progress needs it from {needed} on; \
@@ -100,6 +103,8 @@ async fn try_take_over(
             needed: checkpoint.low,
         });
     }
+    hookline_model::fail_point!("takeover-checkpoint-read");
+    let from_checkpoint = checkpoint.as_ref().map(|c| c.attempts_end);
     let mut replay = Replay::new(shared.config.queues, checkpoint, start);
     let from = replay
         .from
@@ -112,7 +117,7 @@ async fn try_take_over(
     read_until(&mut *reader, end, |stored| replay.read(&stored)).await?;
     for _ in 0..5 {
         // Whoever stood still for a while may have lost the partition meanwhile: its claim would only cost the new owner what it has in flight.
-        shared.leased().await;
+        shared.until_leased().await;
         let epoch = replay.claims.highest() + 1;
         let nonce: [u8; 16] = std::array::from_fn(|_| fastrand::u8(..));
         let claim = wire::Claim {
@@ -130,12 +135,19 @@ async fn try_take_over(
         )
         .await
         .map_err(JournalError::from)?;
+        hookline_model::fail_point!("takeover-claimed");
         replay.claimed = None;
         replay.ours = Some((epoch, nonce.to_vec()));
         let end = shared.journal.end(&shared.names.attempts, p).await?;
         read_until(&mut *reader, end, |stored| replay.read(&stored)).await?;
         if let Some(at) = replay.claimed.filter(|_| replay.claims.highest() == epoch) {
             drop(reader);
+            tracing::debug!(partition = p, claim = epoch, "partition claimed");
+            // The owner before us may have stored one more checkpoint before our claim, and deleted behind it. After the claim it deletes nothing.
+            let progress_now = shared.journal.end(&shared.names.progress, p).await?;
+            if progress_now != progress_end && newest(shared, p, start).await? > from_checkpoint {
+                return Err(TakeoverError::Outdated { partition: p });
+            }
             return finish(shared, p, replay, OwnLog::new(epoch, at), progress_end).await;
         }
     }
@@ -143,6 +155,16 @@ async fn try_take_over(
         partition: p,
         tries: 5,
     })
+}
+
+/// The end of `attempts` that the best checkpoint knows.
+async fn newest(
+    shared: &Shared,
+    p: u32,
+    deliveries_start: u64,
+) -> Result<Option<u64>, TakeoverError> {
+    let (checkpoint, _) = best_checkpoint(shared, p, deliveries_start).await?;
+    Ok(checkpoint.map(|c| c.attempts_end))
 }
 
 async fn best_checkpoint(
@@ -268,6 +290,7 @@ async fn finish(
             .map(|(position, _)| (*position, None)),
     );
     read_back(shared, p, &mut wanted).await?;
+    hookline_model::fail_point!("takeover-read-back");
     for position in replay.partition.found() {
         if let Some(placed) = wanted.get_mut(&position).and_then(Option::take) {
             let Placed {

@@ -1,8 +1,8 @@
 //! The owner of one partition at work: a struct consumed by [`Worker::run`], one turn after another. A turn takes everything that has come, acts on what
 //! has certainly counted, records what was judged, and only then starts something new.
 
-mod delete;
 mod follow;
+mod free;
 mod read;
 
 use std::collections::HashMap;
@@ -30,7 +30,7 @@ use crate::door::{Opened, WorkerDoor};
 use crate::mailbox::Mailbox;
 use crate::metrics::Share;
 use crate::places::Place;
-use crate::progress::{ProgressLog, Stored};
+use crate::progress::ProgressLog;
 use crate::records::{self, Payload};
 use crate::scan::{ScanBudget, Scanner};
 use crate::shared::Shared;
@@ -71,6 +71,8 @@ pub(crate) enum Mail {
         result: Result<Appended, AppendError>,
         index: usize,
     },
+    /// Records are no longer needed, if no foreign claim stands below an end.
+    Freeable(free::Freeable),
 }
 
 /// What the stage tells a worker.
@@ -118,8 +120,7 @@ pub(crate) struct Worker {
     scanner: Scanner,
     scan_budget: ScanBudget,
     progress: ProgressLog,
-    /// What is acknowledged and not yet deleted behind.
-    deletable: Option<Stored>,
+    freeable: Option<free::Freeable>,
     snapshot: Arc<Snapshot>,
     changes: watch::Receiver<Arc<Snapshot>>,
     /// Something lacks that time or others may bring.
@@ -180,7 +181,7 @@ impl Worker {
             scanner: Scanner::default(),
             scan_budget: ScanBudget::new(now),
             progress: ProgressLog::new(p, owned.progress_end),
-            deletable: None,
+            freeable: None,
             snapshot,
             changes,
             look_again: false,
@@ -209,14 +210,16 @@ impl Worker {
             let draining = *orders.borrow_and_update() == Order::Drain;
             self.take_mail()?;
             self.confirm().await?;
-            self.delete_behind().await?;
+            self.free().await?;
             self.record().await?;
             if self.snapshot.offset != seen {
                 seen = self.snapshot.offset;
                 self.partition.lanes().resume();
             }
             self.look_again = false;
-            if !draining {
+            if draining {
+                hookline_model::fail_point!("dispatch-draining");
+            } else {
                 // Answers come all the time under load: reading must not depend on a moment without any.
                 if self.reads_live()
                     && let Some(batch) = self.live.next(LIVE_BATCH).now_or_never()
@@ -310,12 +313,12 @@ impl Worker {
                     if let Some(stored) = self.progress.stored(index, result?.offset) {
                         self.shared.standing.lock().entry(self.p).or_default().low =
                             Some(stored.low);
-                        let before = self.deletable.take().and_then(|d| d.progress_before);
-                        self.deletable = Some(Stored {
-                            progress_before: stored.progress_before.or(before),
-                            ..stored
-                        });
+                        hookline_model::fail_point!("dispatch-checkpoint-stored");
+                        self.freeable(stored);
                     }
+                }
+                Mail::Freeable(freeable) => {
+                    self.freeable = Some(freeable.with(self.freeable.take()))
                 }
             }
         }
@@ -360,6 +363,10 @@ impl Worker {
                 Err(gap) => self.read_gap(gap).await?,
             }
         }
+        self.not_fenced()
+    }
+
+    fn not_fenced(&self) -> Result<(), WorkerError> {
         match self.log.fenced_by() {
             Some(epoch) => Err(WorkerError::Fenced {
                 partition: self.p,
@@ -424,7 +431,12 @@ impl Worker {
             }
             let sequence = self.log.appended(recorded);
             let mailbox = self.mailbox.clone();
-            let done = Box::new(move |result| mailbox.put(Mail::Stored { sequence, result }));
+            let done = Box::new(move |result: Result<Appended, AppendError>| {
+                if result.is_ok() {
+                    hookline_model::fail_point!("dispatch-record-stored");
+                }
+                mailbox.put(Mail::Stored { sequence, result });
+            });
             append_when_room(
                 &*self.appender,
                 &self.shared.names.attempts,
@@ -433,6 +445,7 @@ impl Worker {
                 done,
             )
             .await?;
+            hookline_model::fail_point!("dispatch-record-handed");
         }
         Ok(())
     }
@@ -472,6 +485,7 @@ impl Worker {
                     self.judged.push(judged);
                 }
                 Opened::Send { webhook, place } => {
+                    hookline_model::fail_point!("dispatch-started");
                     self.places.insert(queued.position, place);
                     let prepared = attempt::Prepared {
                         position: queued.position,
@@ -488,6 +502,7 @@ impl Worker {
                     self.tasks.spawn(async move {
                         let judged =
                             crate::attempt::make(&shared.maker, &shared.metrics, prepared).await;
+                        hookline_model::fail_point!("dispatch-judged");
                         mailbox.put(Mail::Judged(judged));
                     });
                 }
@@ -539,6 +554,7 @@ impl Worker {
                 done,
             )
             .await?;
+            hookline_model::fail_point!("dispatch-checkpoint-handed");
         }
         Ok(())
     }

@@ -43,7 +43,10 @@ impl Progress {
         self.state.lock().floor.add(ticket);
         let progress = Arc::clone(self);
         Box::new(move |result| match result {
-            Ok(_) => progress.done(ticket),
+            Ok(_) => {
+                hookline_model::fail_point!("fanout-acknowledged");
+                progress.done(ticket);
+            }
             Err(error) => progress.fail(error),
         })
     }

@@ -237,7 +237,10 @@ impl Fanout {
                     workers.start(worker);
                 }
             }
-            MemberEvent::Revoked(places, guard) => workers.stop(&places, guard),
+            MemberEvent::Revoked(places, guard) => {
+                hookline_model::fail_point!("fanout-revoked");
+                workers.stop(&places, guard);
+            }
             MemberEvent::Lost(places) => workers.abort(&places),
         }
     }

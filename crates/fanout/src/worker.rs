@@ -169,6 +169,7 @@ impl Worker {
                 }
             }
         };
+        hookline_model::fail_point!("fanout-draining");
         // What was acknowledged is committed in either case; after a stop, what is on its way is waited for.
         if result.is_ok()
             && timeout(DRAIN_MAX, session.progress.settled())
@@ -245,6 +246,7 @@ impl Worker {
             .await?;
         while reader.position() < from {
             let batch = reader.next(BATCH_MAX).await?;
+            hookline_model::fail_point!("fanout-reading-back");
             for record in batch.records.iter().take_while(|r| r.offset < from) {
                 // What was rejected is not counted as seen: it may come again once its project exists.
                 if let Ok(event) = self.read(record)
@@ -329,6 +331,7 @@ impl Session<'_> {
     async fn batch(&mut self, batch: Batch) -> Result<(), Trouble> {
         let shared = &self.worker.shared;
         if !batch.records.is_empty() {
+            hookline_model::fail_point!("fanout-polled");
             shared.metrics.batch.observe(batch.records.len() as f64);
             let snapshot = shared.registry.refresh().await?;
             let Some(layout) = snapshot.layout().cloned() else {
@@ -406,6 +409,7 @@ impl Session<'_> {
             let done = self.progress.append(ticket);
             let topic = &shared.deliveries;
             append_when_room(&*self.appender, topic, planned.partition, stored, done).await?;
+            hookline_model::fail_point!("fanout-handed");
             shared.metrics.deliveries.inc_by(planned.sends.into());
             result = EventResult::FannedOut;
         }
@@ -477,7 +481,10 @@ impl<'a> Commits<'a> {
         };
         let result = answer.await;
         match result {
-            Ok(()) => self.committed = *position,
+            Ok(()) => {
+                hookline_model::fail_point!("fanout-committed");
+                self.committed = *position;
+            }
             // The next one takes it along; if nobody ever does, it is repeated, and recognised.
             Err(error) => {
                 let partition = self.worker.place.partition;

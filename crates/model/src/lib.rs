@@ -12,6 +12,7 @@ pub mod catalog;
 pub mod cloudevents;
 pub mod core;
 pub mod event;
+mod failpoint;
 pub mod ids;
 pub mod limits;
 pub mod matching;

@@ -77,6 +77,7 @@ impl Follow {
         while place.position < end {
             // Not published in between: a published snapshot is shared, and changing it then copies.
             follow.step(&mut place).await?;
+            hookline_model::fail_point!("registry-reading");
         }
         drop(place);
         follow.publish();

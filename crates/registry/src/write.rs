@@ -159,12 +159,14 @@ impl Write {
             headers: Vec::new(),
         };
         let mut behind = None;
+        hookline_model::fail_point!("registry-appending");
         match self.append(follow, stored, deadline).await? {
             Fate::Acknowledged(appended) => behind = appended.offset.map(|o| o + 1),
             Fate::NotTaken(error) => return Err(WriteError::Journal(error.into())),
             // It may have been stored all the same: then it shows in the log.
             Fate::Unknown => {}
         }
+        hookline_model::fail_point!("registry-appended");
         let seen = follow.until(|view| match view.awaited.get(&nonce) {
             Some(Some(won)) => Some(Some((*won, view.snapshot.offset))),
             // Passed and not there: superseded and compacted away before it was read.

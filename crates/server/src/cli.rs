@@ -5,9 +5,16 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+/// A build with fail points says so: it is for tests only.
+const VERSION: &str = if cfg!(feature = "failpoints") {
+    concat!(env!("CARGO_PKG_VERSION"), " with fail points")
+} else {
+    env!("CARGO_PKG_VERSION")
+};
+
 /// Durable webhook delivery on Kafka: publishes, fans out, delivers, retries.
 #[derive(Debug, Parser)]
-#[command(name = "hookline", version, propagate_version = true)]
+#[command(name = "hookline", version = VERSION, propagate_version = true)]
 pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]

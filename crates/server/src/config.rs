@@ -126,7 +126,7 @@ pub(crate) struct Config {
     /// `HOOKLINE_SECRETS_KEY`, which wins over the file.
     pub(crate) key: Option<secrecy::SecretString>,
     /// `[dispatch] session_timeout`.
-    pub(crate) session_timeout: Duration,
+    session_timeout: Duration,
     /// `[log]`.
     pub(crate) log: LogConfig,
     /// All values, for printing.
@@ -150,6 +150,17 @@ impl Config {
             Some((name.into_string().ok()?, value.into_string().ok()?))
         });
         load::load(&text, &path.display().to_string(), dir, env)
+    }
+
+    /// How long a process may be silent before its partitions go to others.
+    pub(crate) fn session_timeout(&self) -> Duration {
+        // Tests have brokers that accept less than others do unless told otherwise.
+        #[cfg(feature = "failpoints")]
+        fail::fail_point!("session-timeout", |ms| {
+            let ms = ms.and_then(|ms| ms.parse().ok());
+            ms.map_or(self.session_timeout, Duration::from_millis)
+        });
+        self.session_timeout
     }
 
     /// Settings that give up a protection, in words, for the log at every start.

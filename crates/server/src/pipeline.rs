@@ -73,7 +73,8 @@ fn fanout(process: &Process, system: &System) -> Start {
     Box::new(move |stop| {
         let (system, metrics) = (system.clone(), metrics.stage(Kind::Fanout));
         Box::pin(async move {
-            let config = FanoutConfig::new(&system.config.journal.prefix, worker_name());
+            let mut config = FanoutConfig::new(&system.config.journal.prefix, worker_name());
+            config.session_timeout = system.config.session_timeout();
             let stage = Fanout::new(
                 config,
                 system.journal(),
@@ -91,7 +92,8 @@ fn tiers(process: &Process, system: &System) -> Start {
     Box::new(move |stop| {
         let (system, metrics) = (system.clone(), metrics.stage(Kind::Tiers));
         Box::pin(async move {
-            let config = TiersConfig::new(&system.config.journal.prefix);
+            let mut config = TiersConfig::new(&system.config.journal.prefix);
+            config.session_timeout = system.config.session_timeout();
             let stage = Tiers::new(
                 config,
                 system.journal(),
@@ -117,7 +119,7 @@ fn dispatch(process: &Process, system: &System) -> Result<Start, Exit> {
         Box::pin(async move {
             let mut config = DispatchConfig::new(&system.config.journal.prefix, &worker_name());
             config.max_in_flight = system.config.outgoing.max_in_flight;
-            config.session_timeout = system.config.session_timeout;
+            config.session_timeout = system.config.session_timeout();
             let stage = Dispatch::new(
                 config,
                 system.journal(),

@@ -182,7 +182,11 @@ impl Connection {
                     format!("more than {RESPONSE_INTERIM} interim (1xx) responses came before the answer"),
                 ))));
             }
-            answer.as_mut().poll(cx).map_err(|mut error| {
+            let polled = answer.as_mut().poll(cx);
+            if polled.is_pending() {
+                hookline_model::fail_point!("client-written");
+            }
+            polled.map_err(|mut error| {
                 match error.take_message() {
                     Some(request) => SendError::Unsent(Box::new(request)),
                     None => SendError::Failed(classify::of_hyper(error.error())),

@@ -52,6 +52,19 @@ pub(crate) struct Metered {
     pub(crate) meter: Arc<Meter>,
 }
 
+#[cfg(feature = "failpoints")]
+impl Metered {
+    /// Writes only half of what there is, for a test that ends the process in the middle of a request.
+    fn write_half(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) {
+        let all: Vec<u8> = bufs.iter().flat_map(|buf| buf.iter().copied()).collect();
+        let half = all.get(..all.len() / 2).unwrap_or_default();
+        match &mut self.stream {
+            Stream::Plain(s) => drop(Pin::new(s).poll_write(cx, half)),
+            Stream::Tls(s) => drop(Pin::new(s.as_mut()).poll_write(cx, half)),
+        }
+    }
+}
+
 impl AsyncRead for Metered {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -104,7 +117,9 @@ impl AsyncWrite for Metered {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().stream {
+        let this = self.get_mut();
+        hookline_model::fail_point!("client-half-written", this.write_half(cx, bufs));
+        match &mut this.stream {
             Stream::Plain(s) => Pin::new(s).poll_write_vectored(cx, bufs),
             Stream::Tls(s) => Pin::new(s.as_mut()).poll_write_vectored(cx, bufs),
         }

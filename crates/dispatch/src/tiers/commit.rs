@@ -104,6 +104,7 @@ impl Commits {
         let list = positions.iter().map(|(p, c)| (p.clone(), c.clone()));
         match self.committer.commit(list.collect()).await {
             Ok(()) => {
+                hookline_model::fail_point!("tiers-committed");
                 let mut trim = self.trim.lock();
                 for (partition, position) in positions {
                     trim.young.insert(partition, position.offset);

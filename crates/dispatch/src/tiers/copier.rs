@@ -290,7 +290,9 @@ impl Copier {
                 Ok(copy) => (copy.topic, copy.partition, copy.record),
                 Err(why) => self.reject(&stored, &why),
             };
+            hookline_model::fail_point!("tiers-taken");
             self.hand_over(topic, partition, record).await?;
+            hookline_model::fail_point!("tiers-handed");
             self.waiting.pop_front();
             self.bytes_under_way += stored.value.as_ref().map_or(0, bytes::Bytes::len);
             self.under_way.push_back(UnderWay {
@@ -385,6 +387,7 @@ impl Copier {
             return;
         };
         copy.acknowledged = true;
+        hookline_model::fail_point!("tiers-acknowledged");
         if let Some(stamp) = appended.timestamp_ms {
             self.shared.time.observe(copy.sent, at, Millis(stamp));
         }

@@ -21,6 +21,7 @@ impl Worker {
         let Some(next) = attempt.next.clone() else {
             return Ok(());
         };
+        hookline_model::fail_point!("dispatch-following");
         let (topic, partition, record) = match next.kind {
             Some(wire::next::Kind::Retry(retry)) => {
                 self.shared.metrics.retries.inc();
@@ -35,12 +36,14 @@ impl Worker {
         };
         let mailbox = self.mailbox.clone();
         let done = Box::new(move |result: Result<Appended, AppendError>| {
+            hookline_model::fail_point!("dispatch-followed");
             mailbox.put(Mail::Followed {
                 position,
                 result: result.map(|_| ()),
             });
         });
         append_when_room(&*self.appender, &topic, partition, record, done).await?;
+        hookline_model::fail_point!("dispatch-follow-handed");
         if next.deactivate {
             self.deactivate(position, &attempt);
         }
@@ -118,6 +121,7 @@ impl Worker {
             reason = "the set is this worker's own: it is reaped every turn and aborted with it"
         )]
         self.tasks.spawn(async move {
+            hookline_model::fail_point!("dispatch-deactivating");
             while let Err(error) = registry.deactivate(uid, epoch, &reason).await {
                 tracing::warn!(webhook.uid = %uid, %error, "deactivating a webhook is tried again");
                 tokio::time::sleep(Duration::from_secs(1)).await;

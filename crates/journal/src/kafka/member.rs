@@ -227,6 +227,7 @@ impl MemberContext {
         let gone = partitions(list);
         if consumer.assignment_lost() {
             self.membership.left();
+            hookline_model::fail_point!("member-lost");
             self.lost(gone);
         } else if !gone.is_empty() && !self.membership.stopped() && !self.drained(&gone) {
             tracing::warn!("a revoked partition was not drained in time and is given up");
