@@ -5,5 +5,6 @@
 
 pub mod broker;
 pub mod program;
+pub mod proxy;
 pub mod receiver;
 pub mod wait;

@@ -31,6 +31,8 @@ use crate::broker::{Broker, target_dir};
 
 /// Sites in use at a time: each is a whole system, and all share the machine's processors.
 static SITES: Semaphore = Semaphore::const_new(2);
+/// Sites with brokers of their own: they mostly wait for a fault to be over, and must not keep the others waiting with them.
+static FAULTY_SITES: Semaphore = Semaphore::const_new(2);
 /// How long a started program may take until it says that it is ready.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 /// How long a command may take.
@@ -53,6 +55,8 @@ pub enum Engine {
 #[derive(Debug)]
 pub struct Site {
     engine: Engine,
+    /// Of Kafka.
+    servers: String,
     dir: tempfile::TempDir,
     config: PathBuf,
     prefix: String,
@@ -94,11 +98,50 @@ impl Site {
         Self::bare(Engine::Kafka, PARTITIONS, "").await
     }
 
+    /// Waits until there is room for one more site with brokers of its own. They are to be started only then.
+    ///
+    /// # Panics
+    /// Never: the semaphore is never closed.
+    pub async fn room_for_brokers() -> SemaphorePermit<'static> {
+        let permit = FAULTY_SITES.acquire().await;
+        permit.expect("the semaphore is never closed")
+    }
+
+    /// A new one on these brokers, with so many copies of each topic, whose topics nobody made.
+    pub async fn on_brokers(
+        servers: &str,
+        replication: u16,
+        more: &str,
+        room: SemaphorePermit<'static>,
+    ) -> Self {
+        Self::made(
+            Engine::Kafka,
+            servers,
+            (PARTITIONS, replication),
+            more,
+            room,
+        )
+    }
+
     async fn bare(engine: Engine, partitions: u32, more: &str) -> Self {
         let permit = SITES
             .acquire()
             .await
             .expect("the semaphore is never closed");
+        let servers = match engine {
+            Engine::Embedded => String::new(),
+            Engine::Kafka => Broker::shared().address().to_owned(),
+        };
+        Self::made(engine, &servers, (partitions, 1), more, permit)
+    }
+
+    fn made(
+        engine: Engine,
+        servers: &str,
+        shape: (u32, u16),
+        more: &str,
+        permit: SemaphorePermit<'static>,
+    ) -> Self {
         let dir = tempfile::Builder::new()
             .prefix("hookline-site-")
             .tempdir()
@@ -106,10 +149,11 @@ impl Site {
         let prefix = format!("t{:08x}.", fastrand::u32(..));
         let http = format!("127.0.0.1:{}", free_port());
         let config = dir.path().join("hookline.toml");
-        fs::write(&config, settings(engine, partitions, &prefix, &http, more))
-            .expect("the directory is ours");
+        let text = settings((engine, servers), shape, &prefix, &http, more);
+        fs::write(&config, text).expect("the directory is ours");
         Self {
             engine,
+            servers: servers.to_owned(),
             dir,
             config,
             prefix,
@@ -155,6 +199,17 @@ impl Site {
     /// # Panics
     /// When it does not become ready.
     pub async fn start_roles(&self, roles: Option<&str>) -> Program {
+        let mut program = self.launch(roles);
+        program.wait_until_ready().await;
+        program
+    }
+
+    /// Starts `hookline serve` and does not wait.
+    ///
+    /// # Panics
+    /// When it was not built.
+    #[must_use]
+    pub fn launch(&self, roles: Option<&str>) -> Program {
         let log = self.dir().join("serve.log");
         let out = fs::OpenOptions::new()
             .append(true)
@@ -171,13 +226,11 @@ impl Site {
             .stderr(out)
             .spawn()
             .expect("the program was built (cargo build)");
-        let mut program = Program {
+        Program {
             child,
             log,
             http: self.http.clone(),
-        };
-        program.wait_until_ready().await;
-        program
+        }
     }
 
     /// Runs a command on this site's configuration and returns what came of it.
@@ -272,7 +325,7 @@ impl Site {
     /// When it cannot be reached.
     pub async fn journal(&self) -> Arc<dyn Journal> {
         match self.engine {
-            Engine::Kafka => kafka_journal("test"),
+            Engine::Kafka => kafka_journal_at(&self.servers, "test"),
             Engine::Embedded => embedded_journal(&self.dir().join("data")).await,
         }
     }
@@ -322,9 +375,17 @@ pub fn hookline() -> Command {
 /// When it cannot be made.
 #[must_use]
 pub fn kafka_journal(name: &str) -> Arc<dyn Journal> {
-    let address = Broker::shared().address().to_owned();
+    kafka_journal_at(Broker::shared().address(), name)
+}
+
+/// A client of these brokers through the engine.
+///
+/// # Panics
+/// When it cannot be made.
+#[must_use]
+pub fn kafka_journal_at(servers: &str, name: &str) -> Arc<dyn Journal> {
     let config = KafkaConfig {
-        properties: BTreeMap::from([("bootstrap.servers".to_owned(), address)]),
+        properties: BTreeMap::from([("bootstrap.servers".to_owned(), servers.to_owned())]),
         worker: name.to_owned(),
     };
     KafkaJournal::connect(config).expect("the broker answers")
@@ -378,12 +439,29 @@ impl Program {
     ///
     /// # Panics
     /// When it does not stop in time.
-    pub async fn stop(mut self) -> ExitStatus {
+    pub async fn stop(self) -> ExitStatus {
+        self.stop_within(STOP_WITHIN).await
+    }
+
+    /// Asks it to stop, and waits for so long.
+    ///
+    /// # Panics
+    /// When it does not stop in time.
+    pub async fn stop_within(mut self, within: Duration) -> ExitStatus {
         kill(self.pid(), Signal::SIGTERM).expect("the program can be signalled");
-        timeout(STOP_WITHIN, self.child.wait())
+        timeout(within, self.child.wait())
             .await
-            .unwrap_or_else(|_| panic!("it did not stop within {STOP_WITHIN:?}"))
+            .unwrap_or_else(|_| panic!("it did not stop within {within:?}"))
             .expect("the program can be waited for")
+    }
+
+    /// How it ended, if it has.
+    ///
+    /// # Panics
+    /// When it cannot be waited for.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        let ended = self.child.try_wait();
+        ended.expect("the program can be waited for")
     }
 
     /// Kills it as a crash would.
@@ -430,7 +508,11 @@ impl Program {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    async fn wait_until_ready(&mut self) {
+    /// Waits until it says that it is ready.
+    ///
+    /// # Panics
+    /// When it does not, or ends.
+    pub async fn wait_until_ready(&mut self) {
         let deadline = Instant::now() + READY_WITHIN;
         loop {
             if let Ok(Some(status)) = self.child.try_wait() {
@@ -537,24 +619,29 @@ fn sum_of(text: &str, name: &str, labels: &str) -> f64 {
     lines.sum()
 }
 
-fn settings(engine: Engine, partitions: u32, prefix: &str, http: &str, more: &str) -> String {
+fn settings(
+    (engine, servers): (Engine, &str),
+    (partitions, replication): (u32, u16),
+    prefix: &str,
+    http: &str,
+    more: &str,
+) -> String {
     let journal = match engine {
-        Engine::Embedded => "engine = \"embedded\"".to_owned(),
-        Engine::Kafka => "engine = \"kafka\"".to_owned(),
+        Engine::Embedded => "engine = \"embedded\"",
+        Engine::Kafka => "engine = \"kafka\"",
     };
     let below = match engine {
         Engine::Embedded => "[journal.embedded]\ndir = \"data\"".to_owned(),
-        Engine::Kafka => format!(
-            "[journal.kafka]\n\"bootstrap.servers\" = \"{}\"",
-            Broker::shared().address()
-        ),
+        Engine::Kafka => {
+            format!("[journal.kafka]\n\"bootstrap.servers\" = \"{servers}\"")
+        }
     };
     format!(
         "[journal]
 {journal}
 prefix = \"{prefix}\"
 partitions = {partitions}
-replication = 1
+replication = {replication}
 {below}
 [http]
 listen = \"{http}\"
