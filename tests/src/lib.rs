@@ -4,7 +4,18 @@
 //! Processes that are started here end with the process that started them, however that one ends.
 
 pub mod broker;
+pub mod oracle;
 pub mod program;
 pub mod proxy;
+pub mod publisher;
 pub mod receiver;
 pub mod wait;
+
+/// Tells whoever looks at a failing test, or runs tests with `--nocapture`.
+#[expect(
+    clippy::print_stderr,
+    reason = "seeds, figures, and what a program said before a test failed"
+)]
+pub fn say(text: &str) {
+    eprintln!("{text}");
+}

@@ -29,6 +29,10 @@ use tokio::time::{Instant, timeout};
 
 use crate::broker::{Broker, target_dir};
 
+mod start;
+
+pub use start::Start;
+
 /// Sites in use at a time: each is a whole system, and all share the machine's processors.
 static SITES: Semaphore = Semaphore::const_new(2);
 /// Sites with brokers of their own: they mostly wait for a fault to be over, and must not keep the others waiting with them.
@@ -199,38 +203,8 @@ impl Site {
     /// # Panics
     /// When it does not become ready.
     pub async fn start_roles(&self, roles: Option<&str>) -> Program {
-        let mut program = self.launch(roles);
-        program.wait_until_ready().await;
-        program
-    }
-
-    /// Starts `hookline serve` and does not wait.
-    ///
-    /// # Panics
-    /// When it was not built.
-    #[must_use]
-    pub fn launch(&self, roles: Option<&str>) -> Program {
-        let log = self.dir().join("serve.log");
-        let out = fs::OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(&log)
-            .expect("the log can be written");
-        let mut command = self.hookline(&["serve"]);
-        if let Some(roles) = roles {
-            command.args(["--roles", roles]);
-        }
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(out.try_clone().expect("a file handle can be cloned"))
-            .stderr(out)
-            .spawn()
-            .expect("the program was built (cargo build)");
-        Program {
-            child,
-            log,
-            http: self.http.clone(),
-        }
+        let start = roles.map_or_else(Start::default, Start::roles);
+        self.start_with(&start).await
     }
 
     /// Runs a command on this site's configuration and returns what came of it.
@@ -238,8 +212,18 @@ impl Site {
     /// # Panics
     /// When it does not end in time.
     pub async fn run(&self, arguments: &[&str], input: &str) -> Output {
+        self.run_with(arguments, input, &[]).await
+    }
+
+    async fn run_with(
+        &self,
+        arguments: &[&str],
+        input: &str,
+        environment: &[(&str, &str)],
+    ) -> Output {
         let mut child = self
             .hookline(arguments)
+            .envs(environment.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -419,6 +403,7 @@ impl Clock for SystemClock {
 /// A running `hookline serve`.
 #[derive(Debug)]
 pub struct Program {
+    name: String,
     child: Child,
     log: PathBuf,
     http: String,
@@ -435,33 +420,53 @@ impl Program {
         Pid::from_raw(i32::try_from(id).expect("process ids are small"))
     }
 
+    /// What it was named.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The file that its standard output and error go to.
+    #[must_use]
+    pub fn log_file(&self) -> &Path {
+        &self.log
+    }
+
+    /// Waits until it ends by itself.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub async fn ended(&mut self, within: Duration) -> ExitStatus {
+        timeout(within, self.child.wait())
+            .await
+            .unwrap_or_else(|_| panic!("it did not end within {within:?}"))
+            .expect("the program can be waited for")
+    }
+
     /// Asks it to stop, and waits.
     ///
     /// # Panics
     /// When it does not stop in time.
-    pub async fn stop(self) -> ExitStatus {
-        self.stop_within(STOP_WITHIN).await
+    pub async fn stop(mut self) -> ExitStatus {
+        self.ask_to_stop();
+        self.ended(STOP_WITHIN).await
     }
 
-    /// Asks it to stop, and waits for so long.
+    /// Asks it to stop.
     ///
     /// # Panics
-    /// When it does not stop in time.
-    pub async fn stop_within(mut self, within: Duration) -> ExitStatus {
+    /// When it cannot be signalled.
+    pub fn ask_to_stop(&self) {
         kill(self.pid(), Signal::SIGTERM).expect("the program can be signalled");
-        timeout(within, self.child.wait())
-            .await
-            .unwrap_or_else(|_| panic!("it did not stop within {within:?}"))
-            .expect("the program can be waited for")
     }
 
-    /// How it ended, if it has.
+    /// Whether it has ended.
     ///
     /// # Panics
     /// When it cannot be waited for.
-    pub fn ended(&mut self) -> Option<ExitStatus> {
+    pub fn has_ended(&mut self) -> bool {
         let ended = self.child.try_wait();
-        ended.expect("the program can be waited for")
+        ended.expect("the program can be waited for").is_some()
     }
 
     /// Kills it as a crash would.
@@ -538,17 +543,9 @@ impl Drop for Program {
             let log = self.log();
             let lines: Vec<_> = log.lines().collect();
             let tail = lines.split_at(lines.len().saturating_sub(60)).1.join("\n");
-            show(&format!("--- the end of the program's log\n{tail}\n---"));
+            crate::say(&format!("--- the end of the program's log\n{tail}\n---"));
         }
     }
-}
-
-#[expect(
-    clippy::print_stderr,
-    reason = "a failing test shows what the program said"
-)]
-fn show(text: &str) {
-    eprintln!("{text}");
 }
 
 /// A running `hookline tail --output json`.

@@ -1,8 +1,9 @@
 //! A receiver of webhooks that does what the path of a request says and remembers everything.
 //!
 //! `/ok/…` answers 200, `/status/N/…` answers N, `/slow/MS/…` answers 200 after so many milliseconds, `/hang/…` never answers,
-//! `/flaky/N/…` answers 500 to the first N requests of each `webhook-id` and then 200, `/retry-after/S/…` answers 429 with that header
-//! the first time and then 200. What follows is free, so that each webhook of a test has a path of its own.
+//! `/flaky/N/…` answers 500 to the first N requests of each `webhook-id` and then 200, `/until/N/…` answers 500 to attempts below N as the
+//! request counts them and 200 to the others, `/retry-after/S/…` answers 429 with that header the first time and then 200. What follows is
+//! free, so that each webhook of a test has a path of its own.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -12,6 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use hookline_model::time::{Clock as _, Millis};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -22,11 +24,15 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::program::SystemClock;
+
 /// A request as it came in.
 #[derive(Debug, Clone)]
 pub struct Received {
     /// When its head was read.
     pub at: Instant,
+    /// The same by the wall clock, for comparing with the times of records.
+    pub wall: Millis,
     /// The method.
     pub method: String,
     /// The path, with the query.
@@ -119,6 +125,11 @@ impl Receiver {
         self.journal.requests.lock().clone()
     }
 
+    /// Looks at everything received so far, without copying it.
+    pub fn journal<T>(&self, look: impl FnOnce(&[Received]) -> T) -> T {
+        look(&self.journal.requests.lock())
+    }
+
     /// What arrived at paths that start so.
     #[must_use]
     pub fn at(&self, prefix: &str) -> Vec<Received> {
@@ -206,7 +217,7 @@ async fn answer(
     request: Request<Incoming>,
     journal: &Journal,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
-    let at = Instant::now();
+    let (at, wall) = (Instant::now(), SystemClock.now());
     let _in_progress = InProgress::begin(journal);
     let (head, body) = request.into_parts();
     let Ok(body) = body.collect().await else {
@@ -222,6 +233,7 @@ async fn answer(
     });
     let received = Received {
         at,
+        wall,
         method: head.method.to_string(),
         path: path.clone(),
         headers: headers.collect(),
@@ -229,19 +241,26 @@ async fn answer(
         answered: 0,
     };
     let webhook_id = received.header("webhook-id").unwrap_or_default().to_owned();
+    let attempt = received.header("hookline-attempt");
+    let attempt = attempt.and_then(|n| n.parse().ok()).unwrap_or(0);
     let place = {
         let mut requests = journal.requests.lock();
         requests.push(received);
         requests.len() - 1
     };
-    let response = behave(&path, webhook_id, journal).await;
+    let response = behave(&path, webhook_id, attempt, journal).await;
     if let Some(entry) = journal.requests.lock().get_mut(place) {
         entry.answered = response.status().as_u16();
     }
     Ok(response)
 }
 
-async fn behave(path: &str, webhook_id: String, journal: &Journal) -> Response<Full<Bytes>> {
+async fn behave(
+    path: &str,
+    webhook_id: String,
+    attempt: u64,
+    journal: &Journal,
+) -> Response<Full<Bytes>> {
     let replaced = {
         let overrides = journal.overrides.lock();
         let found = overrides.iter().find(|(p, _)| path.starts_with(p.as_str()));
@@ -260,6 +279,7 @@ async fn behave(path: &str, webhook_id: String, journal: &Journal) -> Response<F
             with_status(200)
         }
         ("hang", _) => std::future::pending().await,
+        ("until", Some(n)) => with_status(if attempt < n { 500 } else { 200 }),
         ("flaky", Some(n)) => {
             let before = try_of(journal, path, webhook_id);
             with_status(if (before as u64) < n { 500 } else { 200 })
