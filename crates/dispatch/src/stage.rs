@@ -178,9 +178,10 @@ impl Dispatch {
                     self.stopped.remove(&partition);
                     self.resting.insert(partition, Instant::now());
                 }
+                // Taking over takes many questions, and so may the first commit: neither waits for the other.
+                self.claim_rested().await;
                 self.know_lows(&known).await;
                 self.commit(member).await;
-                self.claim_rested().await;
             }
             MemberEvent::Revoked(partitions, guard) => {
                 let guard = Arc::new(guard);
@@ -229,12 +230,10 @@ impl Dispatch {
                     .await
                     .ok(),
             };
-            self.shared
-                .standing
-                .lock()
-                .entry(place.partition)
-                .or_default()
-                .low = low;
+            let mut standing = self.shared.standing.lock();
+            let standing = standing.entry(place.partition).or_default();
+            // Its worker may have stored progress meanwhile, which says more.
+            standing.low = standing.low.or(low);
         }
     }
 

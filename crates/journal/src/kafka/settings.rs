@@ -155,7 +155,12 @@ impl ClientSettings {
         for (key, value) in forced {
             config.set(*key, *value);
         }
-        config.set_log_level(RDKafkaLogLevel::Info);
+        // Who asks the library for its inner life must also get it; it is told at the level `trace`.
+        config.set_log_level(if self.properties.contains_key("debug") {
+            RDKafkaLogLevel::Debug
+        } else {
+            RDKafkaLogLevel::Info
+        });
         config
     }
 
