@@ -29,4 +29,5 @@ mod fixtures;
 mod journal;
 mod journal_groups;
 mod promises;
+mod registry_under_fire;
 mod tidy;

@@ -20,6 +20,17 @@ use parking_lot::Mutex;
 
 /// How long the broker may take to answer.
 const READY_WITHIN: Duration = Duration::from_secs(90);
+/// Whether all partitions of the topics in kcat's listing have a leader.
+fn leads_all(listing: &serde_json::Value) -> bool {
+    let topics = listing["topics"].as_array().into_iter().flatten();
+    let mut partitions = topics
+        .filter_map(|topic| topic["partitions"].as_array())
+        .flatten()
+        .peekable();
+    partitions.peek().is_some()
+        && partitions.all(|p| p["leader"].as_i64().is_some_and(|leader| leader >= 0))
+}
+
 /// A port may be taken by somebody else between our look and the broker's bind.
 const TRIES: usize = 3;
 
@@ -166,6 +177,28 @@ impl Broker {
                 "the broker did not come back: {reason}{}",
                 self.last_words()
             );
+        }
+    }
+
+    /// Waits until it leads all partitions of this topic: a broker that was away answers before it does so.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn wait_until_it_leads(&self, topic: &str) {
+        let deadline = tokio::time::Instant::now() + READY_WITHIN;
+        loop {
+            let output = Command::new(kcat())
+                .args(["-L", "-J", "-m", "2", "-b", &self.address, "-t", topic])
+                .stdin(Stdio::null())
+                .output()
+                .expect("kcat is installed (make setup)");
+            let seen = serde_json::from_slice(&output.stdout).unwrap_or_default();
+            if leads_all(&seen) {
+                return;
+            }
+            let late = tokio::time::Instant::now() > deadline;
+            assert!(!late, "no leader for {topic}: {seen}{}", self.last_words());
+            pause(Duration::from_millis(50));
         }
     }
 

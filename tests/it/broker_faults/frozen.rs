@@ -1,5 +1,6 @@
 //! The broker stands still for half a minute, and goes on as if nothing had been.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use hookline_tests::broker::Broker;
@@ -12,7 +13,7 @@ use super::*;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_stands_still_for_30_s_costs_nothing_but_time() {
     let room = Site::room_for_brokers().await;
-    let broker = spawn_blocking(Broker::private).await.unwrap();
+    let broker = Arc::new(spawn_blocking(Broker::private).await.unwrap());
     let site = Site::on_brokers(broker.address(), 1, "", room).await;
     let (run, mut program) = Run::begin(site, broker.address()).await;
 
@@ -25,6 +26,11 @@ async fn a_broker_that_stands_still_for_30_s_costs_nothing_but_time() {
     sleep_until(frozen + Duration::from_secs(30)).await;
     assert!(!program.has_ended());
     broker.thaw();
+    let events = run.site.topic("events");
+    let thawed = Arc::clone(&broker);
+    spawn_blocking(move || thawed.wait_until_it_leads(&events))
+        .await
+        .unwrap();
     run.assert_resumes("30 s of standstill", Instant::now())
         .await;
     run.finish(program).await;

@@ -20,7 +20,7 @@ async fn a_broker_that_dies_and_comes_back_costs_nothing_but_time() {
     let (run, mut program) = Run::begin(site, broker.address()).await;
 
     broker.kill();
-    let returned = restart(&broker).await;
+    let returned = restart(&broker, &run).await;
     run.assert_resumes("a kill", returned).await;
     sleep(Duration::from_secs(2)).await;
 
@@ -33,7 +33,7 @@ async fn a_broker_that_dies_and_comes_back_costs_nothing_but_time() {
     );
     sleep_until(killed + Duration::from_secs(25)).await;
     assert!(!program.has_ended());
-    let returned = restart(&broker).await;
+    let returned = restart(&broker, &run).await;
     run.assert_resumes("25 s without a broker", returned).await;
     sleep(Duration::from_secs(2)).await;
 
@@ -47,7 +47,7 @@ async fn a_broker_that_dies_and_comes_back_costs_nothing_but_time() {
     let mut program = run.site.spawn(&Start::default());
     run.lives.begin(&program);
     assert_alive_but_not_ready(&mut program).await;
-    let returned = restart(&broker).await;
+    let returned = restart(&broker, &run).await;
     // What it had in flight when it was to stop could not be recorded.
     run.lives.failed_everywhere(from);
     program.wait_until_ready().await;
@@ -58,9 +58,14 @@ async fn a_broker_that_dies_and_comes_back_costs_nothing_but_time() {
     assert!(verdict.repeats_of(Kind::Killed) == 0, "nobody was killed");
 }
 
-/// Starts it again, and says when it answered.
-async fn restart(broker: &Arc<Broker>) -> Instant {
-    let broker = Arc::clone(broker);
-    spawn_blocking(move || broker.restart()).await.unwrap();
+/// Starts it again, and says when it was back.
+async fn restart(broker: &Arc<Broker>, run: &Run) -> Instant {
+    let (restarted, events) = (Arc::clone(broker), run.site.topic("events"));
+    spawn_blocking(move || {
+        restarted.restart();
+        restarted.wait_until_it_leads(&events);
+    })
+    .await
+    .unwrap();
     Instant::now()
 }
