@@ -23,10 +23,12 @@ macro_rules! both_engines {
     };
 }
 
+mod broker_faults;
 mod deploy;
 mod faults;
 mod fixtures;
 mod journal;
 mod journal_groups;
 mod promises;
+mod registry_under_fire;
 mod tidy;

@@ -6,6 +6,7 @@
 pub mod broker;
 pub mod oracle;
 pub mod program;
+pub mod proxy;
 pub mod publisher;
 pub mod receiver;
 pub mod wait;

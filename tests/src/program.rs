@@ -35,6 +35,8 @@ pub use start::Start;
 
 /// Sites in use at a time: each is a whole system, and all share the machine's processors.
 static SITES: Semaphore = Semaphore::const_new(2);
+/// Sites with brokers of their own: they mostly wait for a fault to be over, and must not keep the others waiting with them.
+static FAULTY_SITES: Semaphore = Semaphore::const_new(2);
 /// How long a started program may take until it says that it is ready.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 /// How long a command may take.
@@ -57,6 +59,8 @@ pub enum Engine {
 #[derive(Debug)]
 pub struct Site {
     engine: Engine,
+    /// Of Kafka.
+    servers: String,
     dir: tempfile::TempDir,
     config: PathBuf,
     prefix: String,
@@ -98,11 +102,50 @@ impl Site {
         Self::bare(Engine::Kafka, PARTITIONS, "").await
     }
 
+    /// Waits until there is room for one more site with brokers of its own. They are to be started only then.
+    ///
+    /// # Panics
+    /// Never: the semaphore is never closed.
+    pub async fn room_for_brokers() -> SemaphorePermit<'static> {
+        let permit = FAULTY_SITES.acquire().await;
+        permit.expect("the semaphore is never closed")
+    }
+
+    /// A new one on these brokers, with so many copies of each topic, whose topics nobody made.
+    pub async fn on_brokers(
+        servers: &str,
+        replication: u16,
+        more: &str,
+        room: SemaphorePermit<'static>,
+    ) -> Self {
+        Self::made(
+            Engine::Kafka,
+            servers,
+            (PARTITIONS, replication),
+            more,
+            room,
+        )
+    }
+
     async fn bare(engine: Engine, partitions: u32, more: &str) -> Self {
         let permit = SITES
             .acquire()
             .await
             .expect("the semaphore is never closed");
+        let servers = match engine {
+            Engine::Embedded => String::new(),
+            Engine::Kafka => Broker::shared().address().to_owned(),
+        };
+        Self::made(engine, &servers, (partitions, 1), more, permit)
+    }
+
+    fn made(
+        engine: Engine,
+        servers: &str,
+        shape: (u32, u16),
+        more: &str,
+        permit: SemaphorePermit<'static>,
+    ) -> Self {
         let dir = tempfile::Builder::new()
             .prefix("hookline-site-")
             .tempdir()
@@ -110,10 +153,11 @@ impl Site {
         let prefix = format!("t{:08x}.", fastrand::u32(..));
         let http = format!("127.0.0.1:{}", free_port());
         let config = dir.path().join("hookline.toml");
-        fs::write(&config, settings(engine, partitions, &prefix, &http, more))
-            .expect("the directory is ours");
+        let text = settings((engine, servers), shape, &prefix, &http, more);
+        fs::write(&config, text).expect("the directory is ours");
         Self {
             engine,
+            servers: servers.to_owned(),
             dir,
             config,
             prefix,
@@ -132,6 +176,12 @@ impl Site {
     #[must_use]
     pub fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// The brokers, as `host:port`; empty for the embedded engine.
+    #[must_use]
+    pub fn servers(&self) -> &str {
+        &self.servers
     }
 
     /// The configuration file.
@@ -265,7 +315,7 @@ impl Site {
     /// When it cannot be reached.
     pub async fn journal(&self) -> Arc<dyn Journal> {
         match self.engine {
-            Engine::Kafka => kafka_journal("test"),
+            Engine::Kafka => kafka_journal_at(&self.servers, "test"),
             Engine::Embedded => embedded_journal(&self.dir().join("data")).await,
         }
     }
@@ -315,9 +365,17 @@ pub fn hookline() -> Command {
 /// When it cannot be made.
 #[must_use]
 pub fn kafka_journal(name: &str) -> Arc<dyn Journal> {
-    let address = Broker::shared().address().to_owned();
+    kafka_journal_at(Broker::shared().address(), name)
+}
+
+/// A client of these brokers through the engine.
+///
+/// # Panics
+/// When it cannot be made.
+#[must_use]
+pub fn kafka_journal_at(servers: &str, name: &str) -> Arc<dyn Journal> {
     let config = KafkaConfig {
-        properties: BTreeMap::from([("bootstrap.servers".to_owned(), address)]),
+        properties: BTreeMap::from([("bootstrap.servers".to_owned(), servers.to_owned())]),
         worker: name.to_owned(),
     };
     KafkaJournal::connect(config).expect("the broker answers")
@@ -408,6 +466,15 @@ impl Program {
         kill(self.pid(), Signal::SIGTERM).expect("the program can be signalled");
     }
 
+    /// Whether it has ended.
+    ///
+    /// # Panics
+    /// When it cannot be waited for.
+    pub fn has_ended(&mut self) -> bool {
+        let ended = self.child.try_wait();
+        ended.expect("the program can be waited for").is_some()
+    }
+
     /// Kills it as a crash would.
     ///
     /// # Panics
@@ -456,7 +523,7 @@ impl Program {
     ///
     /// # Panics
     /// When it ends, or does not say so in time.
-    pub async fn ready(&mut self) {
+    pub async fn wait_until_ready(&mut self) {
         let deadline = Instant::now() + READY_WITHIN;
         loop {
             if let Ok(Some(status)) = self.child.try_wait() {
@@ -555,24 +622,29 @@ fn sum_of(text: &str, name: &str, labels: &str) -> f64 {
     lines.sum()
 }
 
-fn settings(engine: Engine, partitions: u32, prefix: &str, http: &str, more: &str) -> String {
+fn settings(
+    (engine, servers): (Engine, &str),
+    (partitions, replication): (u32, u16),
+    prefix: &str,
+    http: &str,
+    more: &str,
+) -> String {
     let journal = match engine {
-        Engine::Embedded => "engine = \"embedded\"".to_owned(),
-        Engine::Kafka => "engine = \"kafka\"".to_owned(),
+        Engine::Embedded => "engine = \"embedded\"",
+        Engine::Kafka => "engine = \"kafka\"",
     };
     let below = match engine {
         Engine::Embedded => "[journal.embedded]\ndir = \"data\"".to_owned(),
-        Engine::Kafka => format!(
-            "[journal.kafka]\n\"bootstrap.servers\" = \"{}\"",
-            Broker::shared().address()
-        ),
+        Engine::Kafka => {
+            format!("[journal.kafka]\n\"bootstrap.servers\" = \"{servers}\"")
+        }
     };
     format!(
         "[journal]
 {journal}
 prefix = \"{prefix}\"
 partitions = {partitions}
-replication = 1
+replication = {replication}
 {below}
 [http]
 listen = \"{http}\"

@@ -5,14 +5,14 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hookline_journal::{Appender, Record, append_when_room};
+use hookline_journal::{Appender, Journal, Record, append_when_room};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use crate::oracle::{Event, Oracle};
-use crate::program::Site;
+use crate::program::{Site, kafka_journal_at};
 
 /// How often a stream hands over what is due.
 const TICK: Duration = Duration::from_millis(5);
@@ -45,7 +45,19 @@ impl Publisher {
     /// # Panics
     /// When the journal cannot be reached.
     pub async fn open(site: &Site, oracle: &Arc<Oracle>) -> Self {
-        let (journal, topic) = (site.journal().await, site.topic("events"));
+        Self::over(site.journal().await, site, oracle).await
+    }
+
+    /// One for this site that reaches its brokers in its own way.
+    ///
+    /// # Panics
+    /// When they do not answer.
+    pub async fn open_at(site: &Site, servers: &str, oracle: &Arc<Oracle>) -> Self {
+        Self::over(kafka_journal_at(servers, "producer"), site, oracle).await
+    }
+
+    async fn over(journal: Arc<dyn Journal>, site: &Site, oracle: &Arc<Oracle>) -> Self {
+        let topic = site.topic("events");
         let topics = journal
             .topics()
             .await

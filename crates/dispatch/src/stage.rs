@@ -207,6 +207,7 @@ impl Dispatch {
                 self.lease_lost().await;
                 for p in partitions.iter().map(|tp| tp.partition) {
                     self.resting.remove(&p);
+                    self.stopped.remove(&p);
                     self.shared.standing.lock().remove(&p);
                 }
             }

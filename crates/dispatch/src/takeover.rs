@@ -105,10 +105,20 @@ async fn try_take_over(
     }
     hookline_model::fail_point!("takeover-checkpoint-read");
     let from_checkpoint = checkpoint.as_ref().map(|c| c.attempts_end);
+    let attempts = shared.journal.start(&shared.names.attempts, p).await?;
+    if let Some(checkpoint) = checkpoint.as_ref().filter(|c| c.attempts_end < attempts) {
+        // What became of sends since the checkpoint stood there. With all of them settled before it, nothing is amiss: only age took it.
+        if checkpoint.low < shared.journal.end(&shared.names.deliveries, p).await? {
+            return Err(TakeoverError::Deleted {
+                partition: p,
+                topic: shared.names.attempts.clone(),
+                start: attempts,
+                needed: checkpoint.attempts_end,
+            });
+        }
+    }
     let mut replay = Replay::new(shared.config.queues, checkpoint, start);
-    let from = replay
-        .from
-        .max(shared.journal.start(&shared.names.attempts, p).await?);
+    let from = replay.from.max(attempts);
     let mut reader = shared
         .journal
         .reader(&shared.names.attempts, p, from, READ_BUDGET)

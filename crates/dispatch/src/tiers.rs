@@ -20,7 +20,7 @@ mod metrics;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -171,6 +171,7 @@ impl Tiers {
             }),
             copiers: JoinSet::new(),
             orders: BTreeMap::new(),
+            alarmed: BTreeSet::new(),
         };
         running.run(member, stop).await
     }
@@ -188,6 +189,8 @@ struct Running {
     copiers: JoinSet<(TopicPartition, Ended)>,
     /// How each running copier is told to stop.
     orders: BTreeMap<TopicPartition, watch::Sender<Order>>,
+    /// Ours, and stopped by an alarm.
+    alarmed: BTreeSet<TopicPartition>,
 }
 
 impl Running {
@@ -278,15 +281,26 @@ impl Running {
                 "the last commit of the tiers took too long; what it covers will be copied again and recognised"
             );
         }
-        self.shared.commits.forget(partitions);
+        self.given_up(partitions);
         result
     }
 
     /// Others may have these already: nothing more is done for them.
     async fn abandon(&mut self, partitions: &[TopicPartition]) -> Result<(), TiersError> {
         let result = self.stop(partitions, Order::Drop).await;
-        self.shared.commits.forget(partitions);
+        self.given_up(partitions);
         result
+    }
+
+    fn given_up(&mut self, partitions: &[TopicPartition]) {
+        self.shared.commits.forget(partitions);
+        self.alarmed.retain(|alarmed| !partitions.contains(alarmed));
+        self.tell_alarmed();
+    }
+
+    fn tell_alarmed(&self) {
+        let count = i64::try_from(self.alarmed.len()).unwrap_or(i64::MAX);
+        self.shared.metrics.stopped.set(count);
     }
 
     async fn stop(
@@ -324,13 +338,14 @@ impl Running {
         match ended {
             Ended::AsOrdered => Ok(()),
             Ended::Alarm(error) => {
-                self.shared.metrics.stopped.inc();
                 tracing::error!(
                     topic = partition.topic,
                     partition = partition.partition,
                     %error,
                     "a tier's partition is stopped: waiting retries may have been lost; compare the topic with the group's position"
                 );
+                self.alarmed.insert(partition);
+                self.tell_alarmed();
                 Ok(())
             }
             Ended::Failed(source) => Err(TiersError::Copy {

@@ -245,7 +245,17 @@ impl Worker {
             .reader(&place.topic, place.partition, back, BUDGET)
             .await?;
         while reader.position() < from {
-            let batch = reader.next(BATCH_MAX).await?;
+            let batch = match reader.next(BATCH_MAX).await {
+                Ok(batch) => batch,
+                // Age took them meanwhile. They were fanned out, so that is no reason for an alarm.
+                Err(ReadError::Deleted { start, .. }) => {
+                    let back = start.min(from);
+                    let (topic, partition) = (&place.topic, place.partition);
+                    reader = journal.reader(topic, partition, back, BUDGET).await?;
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
             hookline_model::fail_point!("fanout-reading-back");
             for record in batch.records.iter().take_while(|r| r.offset < from) {
                 // What was rejected is not counted as seen: it may come again once its project exists.

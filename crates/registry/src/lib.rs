@@ -47,8 +47,7 @@ use write::Write;
 
 /// How long a write may take before its outcome counts as unknown.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often superseded records are looked for. One must have been seen a whole round before it is tombstoned, so that its writer has
-/// seen it, too.
+/// How often superseded records are looked for.
 const TIDY_EVERY: Duration = Duration::from_secs(60);
 /// Tombstones of one round.
 const TIDY_MAX: usize = 500;
@@ -60,6 +59,9 @@ pub struct RegistryConfig {
     pub prefix: String,
     /// How long a write may take before its outcome counts as unknown.
     pub write_timeout: Duration,
+    /// How often superseded records are tombstoned, once they have been seen for a whole such round. It counts as no less than the longest
+    /// write of *any* process, which all have to agree on: a writer must have given up before what it lost to may be compacted away.
+    pub tidy_every: Duration,
 }
 
 impl RegistryConfig {
@@ -69,6 +71,7 @@ impl RegistryConfig {
         Self {
             prefix: prefix.into(),
             write_timeout: WRITE_TIMEOUT,
+            tidy_every: TIDY_EVERY,
         }
     }
 }
@@ -79,6 +82,7 @@ pub struct Registry {
     follow: Arc<Follow>,
     write: Arc<Write>,
     end: Arc<EndQuery>,
+    tidy_every: Duration,
 }
 
 impl Registry {
@@ -100,6 +104,7 @@ impl Registry {
             follow: Arc::new(follow),
             write: Arc::new(Write::new(clock, config.write_timeout)),
             end: Arc::new(EndQuery::default()),
+            tidy_every: config.tidy_every.max(config.write_timeout),
         };
         registry.check_key().await?;
         Ok(registry)
@@ -124,7 +129,7 @@ impl Registry {
         let mut before = self.snapshot().offset;
         loop {
             // Not all processes at the same time: what one has done, the others need not do.
-            tokio::time::sleep(TIDY_EVERY.mul_f64(1.0 + fastrand::f64())).await;
+            tokio::time::sleep(self.tidy_every.mul_f64(1.0 + fastrand::f64())).await;
             match self.write.tidy(&self.follow, before, TIDY_MAX).await {
                 Ok(0) => {}
                 Ok(count) => tracing::debug!(count, "superseded registry records tombstoned"),

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -39,6 +39,8 @@ struct State {
 pub(crate) struct MemoryJournal {
     state: Arc<Mutex<State>>,
     changed: Arc<watch::Sender<()>>,
+    /// Readers made through this handle see nothing.
+    asleep: Arc<AtomicBool>,
 }
 
 impl MemoryJournal {
@@ -46,7 +48,37 @@ impl MemoryJournal {
         Self {
             state: Arc::default(),
             changed: Arc::new(watch::Sender::new(())),
+            asleep: Arc::default(),
         }
+    }
+
+    /// The same journal for another process, which can be put to sleep by itself.
+    pub(crate) fn elsewhere(&self) -> Self {
+        Self {
+            asleep: Arc::default(),
+            ..self.clone()
+        }
+    }
+
+    pub(crate) fn sleep(&self, asleep: bool) {
+        self.asleep.store(asleep, Ordering::Relaxed);
+        self.changed.send_replace(());
+    }
+
+    /// Compaction of one record that is not the last of its key.
+    pub(crate) fn compact_away(&self, offset: u64) {
+        let mut state = self.state.lock();
+        let at = usize::try_from(offset).expect("small");
+        let key = state.records[at].take().expect("there").key;
+        let mut later = state.records[at..].iter().flatten();
+        assert!(later.any(|r| r.key == key), "the last of its key");
+    }
+
+    /// Offsets of the records that are there, with whether each is a tombstone.
+    pub(crate) fn offsets(&self) -> Vec<(u64, bool)> {
+        let state = self.state.lock();
+        let there = state.records.iter().flatten();
+        there.map(|r| (r.offset, r.value.is_none())).collect()
     }
 
     pub(crate) fn forecast(&self, weather: impl IntoIterator<Item = Weather>) {
@@ -259,7 +291,8 @@ impl Reader for MemoryReader {
             {
                 let state = self.journal.state.lock();
                 let end = state.hidden_from.unwrap_or(state.records.len() as u64);
-                if self.position < end {
+                let asleep = self.journal.asleep.load(Ordering::Relaxed);
+                if self.position < end && !asleep {
                     let from = usize::try_from(self.position).expect("small");
                     let to = usize::try_from(end).expect("small").min(from + max);
                     self.position = to as u64;
@@ -280,17 +313,28 @@ impl Reader for MemoryReader {
     }
 }
 
-/// A clock that goes forward a millisecond each time one looks.
+/// A clock that goes forward a millisecond each time one looks, and by whole suspensions.
 #[derive(Default)]
-pub(crate) struct TestClock(AtomicI64);
+pub(crate) struct TestClock {
+    looks: AtomicI64,
+    suspended_ms: AtomicU64,
+}
+
+impl TestClock {
+    /// The machine sleeps for so long. Timers do not notice.
+    pub(crate) fn suspend(&self, span: Duration) {
+        let ms = u64::try_from(span.as_millis()).expect("short");
+        self.suspended_ms.fetch_add(ms, Ordering::Relaxed);
+    }
+}
 
 impl Clock for TestClock {
     fn now(&self) -> Millis {
-        Millis(1_700_000_000_000 + self.0.fetch_add(1, Ordering::Relaxed))
+        Millis(1_700_000_000_000 + self.looks.fetch_add(1, Ordering::Relaxed))
     }
 
     fn boot(&self) -> Duration {
-        Duration::ZERO
+        Duration::from_millis(self.suspended_ms.load(Ordering::Relaxed))
     }
 }
 

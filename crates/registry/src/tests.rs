@@ -19,9 +19,16 @@ use crate::*;
 const KEY: &str = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwg=";
 
 async fn open_with(journal: &MemoryJournal, key: &str) -> Result<Registry, OpenError> {
+    open_at(journal, key, Arc::default()).await
+}
+
+async fn open_at(
+    journal: &MemoryJournal,
+    key: &str,
+    clock: Arc<TestClock>,
+) -> Result<Registry, OpenError> {
     let kek = Kek::from_base64(key).expect("a key");
     let journal: Arc<dyn Journal> = Arc::new(journal.clone());
-    let clock = Arc::new(TestClock::default());
     let config = RegistryConfig::new("hookline.");
     Registry::open(journal, config, clock, Sealer::new(&kek)).await
 }
@@ -165,6 +172,74 @@ async fn a_zombie_before_all_others_is_current_and_the_others_notice() {
         "{refused:?}"
     );
     assert_eq!(body(&b).await, (1, Bytes::from("zombie")));
+}
+
+/// The loser of a version is suspended before it sees so. Meanwhile the winner is superseded, tombstoned and compacted away, while the
+/// loser's own record is still there: now it looks like the winner.
+#[tokio::test(start_paused = true)]
+async fn a_writer_that_slept_until_what_it_lost_to_was_compacted_away_does_not_claim_to_have_won() {
+    let journal = MemoryJournal::new();
+    let (there, clock) = (journal.elsewhere(), Arc::new(TestClock::default()));
+    let sleeper = open_at(&there, KEY, clock.clone()).await.expect("opens");
+    let others = open(&journal).await;
+    assert_eq!(write(&others, Some(0), "1").await.expect("won").version, 1);
+    body(&sleeper).await;
+
+    // It has read version 1 and appended; its record is on its way, and it falls asleep.
+    journal.forecast([Weather::Late]);
+    let mut losing = Box::pin(write(&sleeper, Some(1), "loser"));
+    let appended = journal.appended();
+    there.sleep(true);
+    assert!(go_on(&mut losing).await.is_none());
+    let before = offsets(&journal);
+    assert_eq!(write(&others, Some(1), "2").await.expect("won").version, 2);
+    let winner = new_offset(&journal, &before);
+    let before = offsets(&journal);
+    journal.land();
+    assert_eq!(journal.appended(), appended + 2);
+    let loser = new_offset(&journal, &before);
+    assert_eq!(write(&others, Some(2), "3").await.expect("won").version, 3);
+    let end = others.refresh().await.expect("refresh").offset;
+    let tombstoned = others.write.tidy(&others.follow, end, 10).await;
+    assert_eq!(tombstoned.expect("tidied"), 3);
+    clock.suspend(TIDY_EVERY);
+    journal.compact_away(winner);
+    assert!(offsets(&journal).contains(&loser));
+
+    there.sleep(false);
+    let told = losing.await;
+    assert!(
+        matches!(told, Err(WriteError::OutcomeUnknown { .. })),
+        "{told:?}"
+    );
+    assert_eq!(body(&sleeper).await, (3, Bytes::from("3")));
+}
+
+fn offsets(journal: &MemoryJournal) -> Vec<u64> {
+    journal.offsets().into_iter().map(|(o, _)| o).collect()
+}
+
+/// The one record that is there and was not before.
+fn new_offset(journal: &MemoryJournal, before: &[u64]) -> u64 {
+    let mut new = offsets(journal);
+    new.retain(|offset| !before.contains(offset));
+    assert_eq!(new.len(), 1, "{new:?}");
+    new[0]
+}
+
+/// Goes on with a future as far as it gets without time passing.
+async fn go_on<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+    for _ in 0..50 {
+        if let std::task::Poll::Ready(done) = std::future::poll_fn(|cx| {
+            std::task::Poll::Ready(std::pin::Pin::new(&mut *future).poll(cx))
+        })
+        .await
+        {
+            return Some(done);
+        }
+        tokio::task::yield_now().await;
+    }
+    None
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,4 +1,7 @@
 //! The write protocol: read to the end, take version v, append v + 1, and see whether it became current at its own offset.
+//!
+//! What was seen counts only within the time that a write may take, by a clock that runs while the machine is suspended. Later the records
+//! to which this one lost may have been superseded themselves and compacted away, and it would look like the winner.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,6 +48,15 @@ pub(crate) struct Write {
     appender: tokio::sync::Mutex<Option<Arc<dyn Appender>>>,
 }
 
+/// Until when a write may take.
+#[derive(Clone, Copy)]
+struct Deadline {
+    /// For waiting.
+    at: Instant,
+    /// The same on the clock that runs while suspended, for believing what was seen.
+    boot: Duration,
+}
+
 /// What is known about an append.
 enum Fate {
     Acknowledged(Appended),
@@ -78,9 +90,12 @@ impl Write {
         if_match: Option<u64>,
         edit: &mut (dyn FnMut(Option<&Current>) -> Result<Change, WriteError> + Send),
     ) -> Result<Written, WriteError> {
-        let deadline = Instant::now() + self.timeout;
+        let deadline = Deadline {
+            at: Instant::now() + self.timeout,
+            boot: self.clock.boot() + self.timeout,
+        };
         for _ in 0..TRIES {
-            let current = timeout_at(deadline, at_end(follow, name))
+            let current = timeout_at(deadline.at, at_end(follow, name))
                 .await
                 .map_err(|_| behind(follow, self.timeout))??;
             let live = current.as_ref().filter(|c| !c.deleted);
@@ -144,7 +159,7 @@ impl Write {
         follow: &Follow,
         name: &Name,
         record: &Current,
-        deadline: Instant,
+        deadline: Deadline,
     ) -> Result<Option<u64>, WriteError> {
         let unknown = || WriteError::OutcomeUnknown {
             kind: name.kind.to_string(),
@@ -160,7 +175,7 @@ impl Write {
         };
         let mut behind = None;
         hookline_model::fail_point!("registry-appending");
-        match self.append(follow, stored, deadline).await? {
+        match self.append(follow, stored, deadline.at).await? {
             Fate::Acknowledged(appended) => behind = appended.offset.map(|o| o + 1),
             Fate::NotTaken(error) => return Err(WriteError::Journal(error.into())),
             // It may have been stored all the same: then it shows in the log.
@@ -173,7 +188,8 @@ impl Write {
             _ if behind.is_some_and(|o| view.snapshot.offset >= o) => Some(None),
             _ => None,
         });
-        match timeout_at(deadline, seen).await {
+        match timeout_at(deadline.at, seen).await {
+            Ok(Ok(Some((true, _)))) if self.clock.boot() >= deadline.boot => Err(unknown()),
             Ok(Ok(Some((won, offset)))) => Ok(won.then_some(offset)),
             Ok(Ok(None)) | Err(_) => Err(unknown()),
             Ok(Err(error)) => {

@@ -170,13 +170,13 @@ async fn dies(run: &Run, victim: &Start, after: usize, by: By, next: &Start) -> 
     let stream = match (run.site.engine(), after, by) {
         (Engine::Embedded, 0, Work) => None,
         (Engine::Embedded, ..) => {
-            victim.ready().await;
+            victim.wait_until_ready().await;
             Some(run.publisher().await.stream(RATE))
         }
         (Engine::Kafka, ..) => Some(run.publisher().await.stream(RATE)),
     };
     if by != Work {
-        victim.ready().await;
+        victim.wait_until_ready().await;
         delivers(run, &victim).await;
     }
     let joined = match by {

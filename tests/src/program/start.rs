@@ -80,7 +80,7 @@ impl Site {
     /// When it does not become ready.
     pub async fn start_with(&self, start: &Start) -> Program {
         let mut program = self.spawn(start);
-        program.ready().await;
+        program.wait_until_ready().await;
         program
     }
 

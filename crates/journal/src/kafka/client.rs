@@ -92,12 +92,15 @@ pub(crate) async fn blocking<T: Send + 'static>(
 pub(crate) fn failed(what: &str, error: &KafkaError) -> JournalError {
     use RDKafkaErrorCode as Code;
     match error.rdkafka_error_code() {
-        Some(Code::OperationTimedOut | Code::RequestTimedOut | Code::TimedOutQueue) => {
-            JournalError::Timeout {
-                what: what.to_owned(),
-                waited: ANSWER_WITHIN,
-            }
-        }
+        _ if timed_out(error) => JournalError::Timeout {
+            what: what.to_owned(),
+            waited: ANSWER_WITHIN,
+        },
+        // After trying for as long.
+        Some(Code::BrokerTransportFailure | Code::AllBrokersDown) => JournalError::Failed {
+            what: what.to_owned(),
+            reason: "no broker can be reached".to_owned(),
+        },
         _ => JournalError::Failed {
             what: what.to_owned(),
             // The wrapper's own words name the wrong call for some of them.
@@ -106,6 +109,15 @@ pub(crate) fn failed(what: &str, error: &KafkaError) -> JournalError {
                 .map_or_else(|| error.to_string(), |code| code.to_string()),
         },
     }
+}
+
+/// Whether nobody answered in time.
+pub(crate) fn timed_out(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        error.rdkafka_error_code(),
+        Some(Code::OperationTimedOut | Code::RequestTimedOut | Code::TimedOutQueue)
+    )
 }
 
 /// Whether asking again soon may help.

@@ -37,7 +37,7 @@ use tokio::time::Instant;
 use self::admin::Admin;
 use self::client::{
     ANSWER_WITHIN, Consumer, PolledConsumer, blocking, checked_partition, failed, missing,
-    no_partition, one, passing,
+    no_partition, one, passing, timed_out,
 };
 use self::context::LogContext;
 use self::member::KafkaMember;
@@ -61,6 +61,9 @@ const HEALTHY_WITHIN: Duration = Duration::from_secs(3);
 
 /// Groups whose positions are asked for keep a client each, at most this many.
 const GROUP_CLIENTS: usize = 8;
+
+/// How long the positions of a group are waited for before another client is asked: this one's connection may lead nowhere.
+const POSITIONS_WITHIN: Duration = Duration::from_secs(3);
 
 /// How to reach the brokers.
 #[derive(Debug, Clone)]
@@ -221,6 +224,36 @@ impl KafkaJournal {
         groups.push_back((group.to_owned(), Arc::clone(&made)));
         Ok(made)
     }
+
+    /// Gives up a client that got no answer; the next one asked is another.
+    fn forget_group_client(&self, silent: &Arc<PolledConsumer>) {
+        let mut groups = self.groups.lock();
+        groups.retain(|(_, client)| !Arc::ptr_eq(client, silent));
+    }
+
+    /// The committed positions as the client library tells them.
+    async fn ask_committed(
+        &self,
+        group: &str,
+        list: &TopicPartitionList,
+    ) -> Result<TopicPartitionList, JournalError> {
+        let what = format!("asking for the positions of group {group}");
+        let patience = Instant::now() + ANSWER_WITHIN;
+        loop {
+            let (client, list) = (self.group_client(group).await?, list.clone());
+            let asked = Arc::clone(&client);
+            let within = POSITIONS_WITHIN.min(patience - Instant::now());
+            let found =
+                blocking(&what, move || asked.get().committed_offsets(list, within)).await?;
+            match found {
+                Ok(found) => return Ok(found),
+                Err(error) if Instant::now() >= patience => return Err(failed(&what, &error)),
+                Err(error) if timed_out(&error) => self.forget_group_client(&client),
+                Err(error) if passing(&error) => tokio::time::sleep(PAUSE).await,
+                Err(error) => return Err(failed(&what, &error)),
+            }
+        }
+    }
 }
 
 /// Asks the leader for an end of a partition: [`Offset::Beginning`] or [`Offset::End`]. Blocks.
@@ -323,18 +356,13 @@ impl Journal for KafkaJournal {
         for tp in partitions {
             list.add_partition(&tp.topic, checked_partition(&tp.topic, tp.partition)?);
         }
-        let client = self.group_client(group).await?;
-        let what = format!("asking for the positions of group {group}");
-        let found = blocking(&what, move || {
-            client.get().committed_offsets(list, ANSWER_WITHIN)
-        })
-        .await?
-        .map_err(|e| failed(&what, &e))?;
+        let found = self.ask_committed(group, &list).await?;
         let mut by_partition = HashMap::new();
         for element in found.elements() {
             if let Err(error) = element.error()
                 && !missing(&error)
             {
+                let what = format!("asking for the positions of group {group}");
                 return Err(failed(&what, &error));
             }
             if let Offset::Offset(offset) = element.offset() {
@@ -373,7 +401,11 @@ impl Journal for KafkaJournal {
 
     async fn topics(&self) -> Result<BTreeMap<String, TopicInfo>, JournalError> {
         let consumer = Arc::clone(self.query.get());
-        let what = "asking for the topics";
+        // The first question of every command: who hears that nobody answers wants to know whom it asked.
+        let what = &format!(
+            "asking the brokers at {} for the topics",
+            self.settings.servers()
+        );
         let mut topics = blocking(what, move || {
             consumer
                 .fetch_metadata(None, ANSWER_WITHIN)

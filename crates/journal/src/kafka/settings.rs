@@ -155,8 +155,21 @@ impl ClientSettings {
         for (key, value) in forced {
             config.set(*key, *value);
         }
-        config.set_log_level(RDKafkaLogLevel::Info);
+        // Who asks the library for its inner life must also get it; it is told at the level `trace`.
+        config.set_log_level(if self.properties.contains_key("debug") {
+            RDKafkaLogLevel::Debug
+        } else {
+            RDKafkaLogLevel::Info
+        });
         config
+    }
+
+    /// The brokers as the operator named them.
+    pub(crate) fn servers(&self) -> &str {
+        let named = ["bootstrap.servers", "metadata.broker.list"]
+            .iter()
+            .find_map(|key| self.properties.get(*key));
+        named.map_or("", |servers| servers.trim())
     }
 
     pub(crate) fn append_bounds(&self) -> AppendBounds {
@@ -244,7 +257,7 @@ impl ClientSettings {
     pub(crate) fn query(&self, id: &str) -> ClientConfig {
         self.client(
             id,
-            &[],
+            &ASKING,
             &[
                 ("enable.auto.commit", "false"),
                 ("enable.auto.offset.store", "false"),
@@ -261,7 +274,7 @@ impl ClientSettings {
     }
 
     pub(crate) fn admin(&self, id: &str) -> ClientConfig {
-        let mut config = self.client(id, &[], &[]);
+        let mut config = self.client(id, &ASKING, &[]);
         // Nobody takes the log lines of this client, so that they would pile up; the query client says the same.
         config.set_log_level(RDKafkaLogLevel::Emerg);
         config
@@ -294,12 +307,22 @@ impl ClientSettings {
 const READER_GROUP: &str = "hookline.reader";
 
 /// For every client.
-const COMMON: [(&str, &str); 4] = [
+///
+/// When the network or a broker went silent and is back, a connection that led nowhere has to be given up, and the next one to be made,
+/// before anything goes on. The library's own limits let that take a minute and a half; these let it take some seconds.
+const COMMON: [(&str, &str); 7] = [
     ("socket.keepalive.enable", "true"),
-    ("reconnect.backoff.max.ms", "2000"),
+    ("socket.timeout.ms", "10000"),
+    ("socket.connection.setup.timeout.ms", "5000"),
+    ("api.version.request.timeout.ms", "4000"),
+    ("reconnect.backoff.max.ms", "1000"),
     ("allow.auto.create.topics", "false"),
     ("enable.metrics.push", "false"),
 ];
+
+/// For clients that only ask now and then. A connection that stood idle while the network was silent may lead nowhere, too, and only the
+/// next question would find out.
+const ASKING: [(&str, &str); 1] = [("connections.max.idle.ms", "30000")];
 
 #[cfg(test)]
 mod tests {
