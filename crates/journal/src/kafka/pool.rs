@@ -3,7 +3,7 @@
 //! A client of the library costs threads and connections, a partition next to nothing: so few clients read many partitions. One client
 //! can read a partition only once; a second reader of it takes the next client, which is made when there is none.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +14,9 @@ use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::Offset;
 use tokio::sync::Notify;
 
-use super::client::{Consumer, PolledConsumer, blocking, failed, one, raw_offset, thread};
+use super::client::{
+    ANSWER_WITHIN, Consumer, PolledConsumer, blocking, failed, one, raw_offset, thread,
+};
 use super::context::LogContext;
 use super::settings::{BudgetClass, ClientSettings};
 use crate::JournalError;
@@ -35,6 +37,25 @@ pub(crate) struct Pool {
 struct PoolClient {
     consumer: PolledConsumer,
     taken: Mutex<HashMap<(String, i32), Taken>>,
+    /// Topics that it knows the leaders of.
+    met: Mutex<HashSet<String>>,
+}
+
+impl PoolClient {
+    /// The library looks for the leaders of a topic that is new to it only once a second, but it keeps what it hears when asked.
+    fn meet(&self, topic: &str) {
+        if self.met.lock().contains(topic) {
+            return;
+        }
+        let answer = self
+            .consumer
+            .get()
+            .fetch_metadata(Some(topic), ANSWER_WITHIN);
+        // Without an answer reading begins as it does without the question.
+        if answer.is_ok() {
+            self.met.lock().insert(topic.to_owned());
+        }
+    }
 }
 
 #[derive(PartialEq, Eq)]
@@ -120,6 +141,7 @@ impl Pool {
             let client = Arc::new(PoolClient {
                 consumer,
                 taken: Mutex::new(taken),
+                met: Mutex::default(),
             });
             self.clients.lock().push(Arc::clone(&client));
             return Ok(client);
@@ -145,6 +167,7 @@ impl Pool {
 
 impl Slot {
     fn start(&mut self, from: u64, wake: Arc<Notify>) -> Result<(), JournalError> {
+        self.client.meet(&self.key.0);
         let consumer = self.client.consumer.get();
         let (topic, partition) = (self.key.0.as_str(), self.key.1);
         // Split off before the partition is assigned, so that no record ever goes to the common queue.
