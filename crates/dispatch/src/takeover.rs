@@ -177,6 +177,16 @@ async fn newest(
     Ok(checkpoint.map(|c| c.attempts_end))
 }
 
+/// Whether a complete checkpoint, whoever stored it, needs nothing of `deliveries` below `start`.
+pub(crate) async fn needs_nothing_below(
+    shared: &Shared,
+    p: u32,
+    start: u64,
+) -> Result<bool, TakeoverError> {
+    let (checkpoint, _) = best_checkpoint(shared, p, start).await?;
+    Ok(checkpoint.is_some_and(|checkpoint| checkpoint.low >= start))
+}
+
 async fn best_checkpoint(
     shared: &Shared,
     p: u32,

@@ -6,6 +6,7 @@ use hookline_model::core::partition::{Admitted, Read};
 
 use super::{Worker, WorkerError};
 use crate::records::{self, Placed};
+use crate::takeover;
 
 impl Worker {
     /// Follows lanes that are behind, as far as what has been read goes.
@@ -133,25 +134,29 @@ impl Worker {
         Ok(())
     }
 
-    /// What it means that reading cannot go on. Records that are gone may be so because somebody else owns the partition and has settled them: that is
-    /// looked for before anybody is alarmed.
+    /// What it means that reading cannot go on. Records that are gone may be so because somebody else owns the partition and has settled them, or
+    /// because a former owner had, behind a checkpoint that came too late for us to begin at: that is looked for before anybody is alarmed.
     async fn unreadable(&mut self, error: ReadError) -> Result<WorkerError, WorkerError> {
         let reason = error.to_string();
-        if !matches!(
-            error,
-            ReadError::Deleted { .. } | ReadError::BeyondEnd { .. }
-        ) {
-            return Ok(JournalError::from(error).into());
-        }
+        let start = match error {
+            ReadError::Deleted { start, .. } => Some(start),
+            ReadError::BeyondEnd { .. } => None,
+            error => return Ok(JournalError::from(error).into()),
+        };
         self.read_gap(Gap {
             from: self.log.inspected(),
             to: None,
         })
         .await?;
         let partition = self.p;
-        Ok(match self.log.fenced_by() {
-            Some(epoch) => WorkerError::Fenced { partition, epoch },
-            None => WorkerError::Lost { partition, reason },
-        })
+        if let Some(epoch) = self.log.fenced_by() {
+            return Ok(WorkerError::Fenced { partition, epoch });
+        }
+        if let Some(start) = start
+            && takeover::needs_nothing_below(&self.shared, partition, start).await?
+        {
+            return Ok(JournalError::from(error).into());
+        }
+        Ok(WorkerError::Lost { partition, reason })
     }
 }

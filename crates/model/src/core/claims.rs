@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use super::mutation::mutated;
 
 /// What a record of `attempts` is, as far as ownership goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum LogEntry<A> {
     /// A claim.
     Claim {
@@ -76,9 +76,11 @@ impl ClaimReader {
                 self.highest = epoch;
                 Counted::Claimed { epoch, nonce }
             }
+            // A higher epoch without its claim: who reads this begins behind it, where older records have been deleted.
             LogEntry::Written { epoch, body, .. }
-                if epoch == self.highest || mutated!(LowerEpochCounts) =>
+                if epoch >= self.highest || mutated!(LowerEpochCounts) =>
             {
+                self.highest = self.highest.max(epoch);
                 Counted::Written(body)
             }
             LogEntry::Claim { .. } | LogEntry::Written { .. } | LogEntry::Other => Counted::Nothing,
@@ -220,8 +222,10 @@ impl<R> OwnLog<R> {
     /// A record of the gap, in order.
     pub fn inspect<A>(&mut self, offset: u64, entry: &LogEntry<A>) {
         match entry {
-            LogEntry::Claim { epoch, .. } if *epoch > self.epoch && self.fenced.is_none() => {
-                self.fenced = Some(*epoch)
+            LogEntry::Claim { epoch, .. } | LogEntry::Written { epoch, .. }
+                if *epoch > self.epoch && self.fenced.is_none() =>
+            {
+                self.fenced = Some(*epoch);
             }
             LogEntry::Written {
                 epoch, sequence, ..
@@ -294,6 +298,15 @@ mod tests {
             "the first claim of an epoch wins"
         );
         assert_eq!(reader.read(written(2, 1)), Counted::Written(()));
+    }
+
+    #[test]
+    fn records_whose_claim_was_deleted_long_ago_still_count() {
+        let mut reader = ClaimReader::new(0);
+        assert_eq!(reader.read(written(7, 90)), Counted::Written(()));
+        assert_eq!(reader.highest(), 7, "the next claim is a higher one");
+        assert_eq!(reader.read(written(6, 4)), Counted::Nothing);
+        assert_eq!(reader.read(claim(7)), Counted::Nothing);
     }
 
     #[test]

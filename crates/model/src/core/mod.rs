@@ -14,3 +14,6 @@ pub mod lane;
 pub mod marks;
 mod mutation;
 pub mod partition;
+
+#[cfg(test)]
+mod tests;

@@ -19,10 +19,21 @@ macro_rules! mutated {
 
 pub(crate) use mutated;
 
-/// The faults.
+/// Makes the list of faults.
 #[cfg(test)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mutation {
+macro_rules! faults {
+    ($($(#[$doc:meta])* $name:ident,)+) => {
+        /// The faults.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(crate) enum Mutation { $($(#[$doc])* $name,)+ }
+
+        /// Every one.
+        pub(crate) const ALL: &[Mutation] = &[$(Mutation::$name,)+];
+    };
+}
+
+#[cfg(test)]
+faults! {
     /// A claim of the epoch that holds already takes effect, too.
     EqualClaimCounts,
     /// A record of a lower epoch counts behind a claim.
@@ -59,6 +70,8 @@ pub(crate) enum Mutation {
     DeltaOnWrongBase,
     /// The checkpoint that stands last is believed, not the one with the highest end.
     LastCheckpointBelieved,
+    /// A checkpoint is believed although it needs what has been deleted, where another does not.
+    DeletedIsBelieved,
 }
 
 #[cfg(test)]
