@@ -1,5 +1,6 @@
 //! Whatever befalls the broker: nothing accepted is lost, what was interrupted goes on by itself, and meanwhile every answer is honest.
 
+mod deleted;
 mod frozen;
 mod killed;
 mod unreachable;
@@ -41,7 +42,7 @@ fn hooks() -> Vec<Hook> {
     vec![
         Hook::new("quick", "/ok/quick").data(),
         Hook::new("slow", "/slow/300/slow").unhurried(retry),
-        Hook::new("flaky", "/flaky/1/flaky").delivered_at(2, retry),
+        Hook::new("flaky", "/until/2/flaky").delivered_at(2, retry),
     ]
 }
 

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io::{self, BufRead, Read};
 use std::path::{Path, PathBuf};
 
-use hookline_ingest::{Ack, Defaults, PublishError, Published, Publisher};
+use hookline_ingest::{Ack, Defaults, PublishError, Publisher};
 use hookline_model::limits;
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -108,37 +108,13 @@ fn next_line(input: &mut Input) -> io::Result<Option<Line>> {
     Ok(Some(Line::TooLong))
 }
 
-/// A line handed over, whose acknowledgement is awaited.
-struct Handed {
-    number: u64,
-    at: Instant,
-    ack: Ack,
-}
-
-/// Waits for the fate of the oldest line under way; for ever when there is none. None: it did not come in time after the one before. Cancel
-/// safe.
-async fn fate(
-    under_way: &mut VecDeque<Handed>,
-    answered: Option<Instant>,
-) -> Option<Result<Published, PublishError>> {
-    let Some(Handed { at, ack, .. }) = under_way.front_mut() else {
-        return std::future::pending().await;
-    };
-    let deadline = answered.map_or(*at, |answered| answered.max(*at)) + ANSWER_WITHIN;
-    timeout_at(deadline, ack).await.ok()
-}
-
 /// What is under way and what came of the rest.
 struct Publishing {
     json: bool,
-    under_way: VecDeque<Handed>,
+    under_way: VecDeque<(u64, Ack)>,
     published: u64,
     wrong: u64,
     ids: Vec<String>,
-    /// When the last acknowledgement came.
-    answered: Option<Instant>,
-    /// The journal has not answered in time; nothing more is waited for.
-    silent: bool,
 }
 
 impl Publishing {
@@ -149,8 +125,6 @@ impl Publishing {
             published: 0,
             wrong: 0,
             ids: Vec::new(),
-            answered: None,
-            silent: false,
         }
     }
 
@@ -162,98 +136,55 @@ impl Publishing {
     ) -> Result<(), Exit> {
         let mut lines = lines(input);
         let mut number = 0;
-        while !self.silent {
-            // What was acknowledged is told also while the next line is waited for.
-            let line = tokio::select! {
-                biased;
-                line = lines.recv(), if self.under_way.len() <= UNDER_WAY_MAX => line,
-                fate = fate(&mut self.under_way, self.answered) => {
-                    self.told(fate)?;
+        while let Some(line) = lines.recv().await {
+            number += 1;
+            let handed = match line {
+                Line::Read(line) if line.trim_ascii().is_empty() => continue,
+                Line::Read(line) => publisher.publish_line(&line, &defaults).await,
+                Line::TooLong => {
+                    self.wrong(
+                        number,
+                        &format!(
+                            "longer than {LINE_BYTES_MAX} bytes: an event is at most {} bytes",
+                            limits::EVENT_BYTES_MAX
+                        ),
+                    );
                     continue;
                 }
+                Line::Broken(error) => {
+                    self.wrong(number, &format!("the input cannot be read on: {error}"));
+                    break;
+                }
             };
-            let Some(line) = line else { break };
-            number += 1;
-            if !self.hand_over(publisher, number, line, &defaults).await {
-                break;
+            match handed {
+                Ok(ack) => self.under_way.push_back((number, ack)),
+                Err(error @ PublishError::Line(_)) => {
+                    self.wrong(number, &Chain(&error).to_string())
+                }
+                Err(error) => {
+                    // The journal takes no more; what was handed over still gets its answer.
+                    self.wrong(number, &Chain(&error).to_string());
+                    break;
+                }
+            }
+            while self.under_way.len() > UNDER_WAY_MAX {
+                self.acknowledge().await?;
             }
         }
         while !self.under_way.is_empty() {
-            let fate = if self.silent {
-                None
-            } else {
-                fate(&mut self.under_way, self.answered).await
-            };
-            self.told(fate)?;
+            self.acknowledge().await?;
         }
         self.sum_up()
     }
 
-    /// Hands a line over. False: nothing more can be.
-    async fn hand_over(
-        &mut self,
-        publisher: &Publisher,
-        number: u64,
-        line: Line,
-        defaults: &Defaults,
-    ) -> bool {
-        let line = match line {
-            Line::Read(line) if line.trim_ascii().is_empty() => return true,
-            Line::Read(line) => line,
-            Line::TooLong => {
-                let max = limits::EVENT_BYTES_MAX;
-                let why =
-                    format!("longer than {LINE_BYTES_MAX} bytes: an event is at most {max} bytes");
-                self.wrong(number, &why);
-                return true;
-            }
-            Line::Broken(error) => {
-                self.wrong(number, &format!("the input cannot be read on: {error}"));
-                return false;
-            }
-        };
-        let handing = publisher.publish_line(&line, defaults);
-        match timeout(ANSWER_WITHIN, handing).await {
-            Ok(Ok(ack)) => {
-                let at = Instant::now();
-                self.under_way.push_back(Handed { number, at, ack });
-                true
-            }
-            Ok(Err(error @ PublishError::Line(_))) => {
-                self.wrong(number, &Chain(&error).to_string());
-                true
-            }
-            Ok(Err(error)) => {
-                // The journal takes no more; what was handed over still gets its answer.
-                self.wrong(number, &Chain(&error).to_string());
-                false
-            }
-            Err(_) => {
-                self.silent = true;
-                let why =
-                    format!("not published: the journal had no room within {ANSWER_WITHIN:?}");
-                self.wrong(number, &why);
-                false
-            }
-        }
-    }
-
-    /// Takes the fate of the oldest line under way; none came in time.
-    fn told(&mut self, fate: Option<Result<Published, PublishError>>) -> Result<(), Exit> {
-        let Some(Handed { number, .. }) = self.under_way.pop_front() else {
+    /// Waits for the oldest acknowledgement.
+    async fn acknowledge(&mut self) -> Result<(), Exit> {
+        let Some((number, ack)) = self.under_way.pop_front() else {
             return Ok(());
         };
-        match fate {
-            None => {
-                self.silent = true;
-                let why = format!(
-                    "not acknowledged within {ANSWER_WITHIN:?}: whether it was stored is not known"
-                );
-                self.wrong(number, &why);
-            }
-            Some(Err(error)) => self.wrong(number, &Chain(&error).to_string()),
-            Some(Ok(published)) => {
-                self.answered = Some(Instant::now());
+        match ack.await {
+            Err(error) => self.wrong(number, &Chain(&error).to_string()),
+            Ok(published) => {
                 self.published += 1;
                 if self.json {
                     return say_json(&json!({

@@ -98,10 +98,10 @@ impl Owner {
         let mut higher = None;
         for (at, entry) in behind {
             match entry {
-                LogEntry::Written { epoch, body, .. } if *epoch == self.own.epoch() => {
-                    if counts[at] {
-                        own.push((at as u64, *body));
-                    }
+                LogEntry::Written { epoch, body, .. }
+                    if *epoch == self.own.epoch() && counts[at] =>
+                {
+                    own.push((at as u64, *body));
                 }
                 LogEntry::Claim { epoch, .. } if *epoch > self.own.epoch() => {
                     higher = higher.or(Some(at as u64));

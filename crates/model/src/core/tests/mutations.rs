@@ -11,7 +11,7 @@ const MARKS: Search = || failing_case(1_000, marks::operations(), marks::run);
 const CHECKPOINTS: Search = || failing_case(2_000, checkpoints::operations(), checkpoints::run);
 const LANES: Search = || failing_case(2_000, lanes::cases(), lanes::run);
 const TICKETS: Search = || failing_case(1_000, tickets::operations(), tickets::run);
-const PARTITION: Search = || failing_case(100_000, partition::cases(), partition::run);
+const PARTITION: Search = || failing_case(2_000, partition::cases(), partition::run);
 
 const CLAIMED: Search = || exhaustive::failing_case(&exhaustive::CLAIMED);
 const FOLLOWED: Search = || exhaustive::failing_case(&exhaustive::FOLLOWED);
@@ -41,7 +41,7 @@ fn finders(mutation: Mutation) -> &'static [Search] {
         WindowOverrun => &[LANES],
         DeltaOnWrongBase => &[CHECKPOINTS],
         LastCheckpointBelieved => &[CHECKPOINTS],
-        DeletedIsBelieved => &[CHECKPOINTS, PARTITION],
+        DeletedIsBelieved => &[CHECKPOINTS],
     }
 }
 

@@ -352,5 +352,21 @@ fn the_cases_provoke_what_they_are_about() {
         sum.set(all);
         Ok(())
     });
-    eprintln!("{:?} {failed:?}", sum.get());
+    assert_eq!(failed, None);
+    let sum = sum.get();
+    let all = [
+        sum.takeovers,
+        sum.from_checkpoint,
+        sum.claims_in_vain,
+        sum.fenced,
+        sum.deleted,
+        sum.deletions,
+        sum.late,
+        sum.repeats,
+        sum.known,
+        sum.left_behind,
+        sum.scanned,
+    ];
+    // What a property never met it says nothing about.
+    assert!(all.iter().all(|count| *count > 0), "{sum:?}");
 }
