@@ -149,7 +149,13 @@ impl Worker {
         mut orders: watch::Receiver<Order>,
     ) -> Result<(), WorkerError> {
         let begun = tokio::time::Instant::now();
-        let owned = takeover::take_over(&shared, &appender, p).await?;
+        // A takeover may wait for the lease; told to give the partition back, it has nothing to finish. A claim that it leaves behind owns nothing.
+        let mut told = orders.clone();
+        let owned = tokio::select! {
+            biased;
+            _ = told.wait_for(|order| *order == Order::Drain) => return Ok(()),
+            owned = takeover::take_over(&shared, &appender, p) => owned?,
+        };
         let watermark = owned.partition.watermark();
         tracing::info!(
             partition = p,
