@@ -405,7 +405,7 @@ impl Dispatch {
         {
             Ok(Ok(())) => {
                 hookline_model::fail_point!("dispatch-committed");
-                let held = self.shared.lease.holds(self.shared.clock.boot());
+                let held = self.shared.leased();
                 self.shared.lease.renewed(sent);
                 if !held {
                     self.shared.places.wake();
