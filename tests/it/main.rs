@@ -23,6 +23,7 @@ macro_rules! both_engines {
     };
 }
 
+mod api;
 mod broker_faults;
 mod deploy;
 mod faults;

@@ -3,6 +3,7 @@
 //! Everything here works through the outer interface (commands, configuration file, HTTP, topics); nothing knows the program's inside.
 //! Processes that are started here end with the process that started them, however that one ends.
 
+pub mod api;
 pub mod broker;
 pub mod oracle;
 pub mod program;

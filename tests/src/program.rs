@@ -416,6 +416,12 @@ pub struct Program {
 }
 
 impl Program {
+    /// Its address over HTTP, as `host:port`.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.http
+    }
+
     /// Its process id.
     ///
     /// # Panics

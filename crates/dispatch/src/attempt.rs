@@ -121,10 +121,11 @@ impl Maker {
             .unwrap_or(DeliveryId([0; 16]))
             .to_string();
         // Taken just before sending: receivers refuse what is more than five minutes old.
-        let timestamp = self.clock.now().0.div_euclid(1000);
+        let now = self.clock.now();
+        let timestamp = now.0.div_euclid(1000);
         let keys = prepared
             .webhook
-            .signing_keys()
+            .signing_keys(now)
             .map_err(|e| invalid(e.to_string()))?;
         let signed = signature::sign(&id, timestamp, &built.bytes, &keys);
         let mut headers = HeaderMap::with_capacity(6 + settings.headers.len());

@@ -328,6 +328,20 @@ impl Drop for Stopped<'_> {
     }
 }
 
+/// Why a strict project does not take an event.
+fn undescribed(event: &wire::Event, snapshot: &Snapshot) -> Option<Reason> {
+    let json = event::is_json(&event.data_content_type);
+    let errors = snapshot.refusals(&event.project, &event.r#type, &event.data, json);
+    if errors.is_empty() {
+        return None;
+    }
+    let told: Vec<_> = errors.iter().map(ToString::to_string).collect();
+    Some(Reason {
+        word: "not_described",
+        detail: told.join("; "),
+    })
+}
+
 /// The work on a partition with one appender.
 struct Session<'a> {
     worker: &'a Worker,
@@ -365,7 +379,11 @@ impl Session<'_> {
         layout: &Layout,
     ) -> Result<(), Trouble> {
         let ticket = self.progress.begin(record.offset, record.timestamp_ms);
-        let result = match self.worker.read(record) {
+        let read = self.worker.read(record).and_then(|event| {
+            let undescribed = undescribed(&event, snapshot);
+            undescribed.map_or(Ok(event), Err)
+        });
+        let result = match read {
             Err(reason) => self.reject(record, reason, layout, ticket).await?,
             Ok(event) if snapshot.project(&event.project).is_none() => {
                 let reason = Reason {

@@ -4,7 +4,7 @@ use std::fmt;
 
 use bytes::Bytes;
 use hookline_model::cloudevents;
-use hookline_model::event::{self, Input, reason};
+use hookline_model::event::{self, Input, Unreadable, reason};
 use hookline_model::limits;
 use hookline_model::time::Millis;
 use hookline_model::wire::header;
@@ -13,7 +13,7 @@ use serde::de::{MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// The `source` of an event that was published as bare data without one.
-const SOURCE: &str = "hookline/publish";
+pub(crate) const SOURCE: &str = "hookline/publish";
 
 /// What is filled in where the document does not say it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -39,6 +39,12 @@ pub struct Prepared {
     pub project: String,
     /// Its event key.
     pub key: String,
+    /// Its type.
+    pub event_type: String,
+    /// Its data as published.
+    pub data: Bytes,
+    /// Whether that is JSON.
+    pub json: bool,
     /// The CloudEvent as JSON.
     pub value: Bytes,
 }
@@ -98,7 +104,7 @@ impl Defaults {
         })?;
         let value = match &self.event_type {
             Some(event_type) => self.wrap(raw, event_type, now)?,
-            None => self.complete(raw.get())?,
+            None => self.complete(raw.get(), None)?,
         };
         check(value)
     }
@@ -122,12 +128,12 @@ impl Defaults {
         })
     }
 
-    /// The CloudEvent as it is, with the project and the key put in front where it has none.
-    fn complete(&self, text: &str) -> Result<Vec<u8>, LineError> {
+    /// The CloudEvent as it is, with the project, the key and `id` put in front where it has none.
+    pub(crate) fn complete(&self, text: &str, id: Option<String>) -> Result<Vec<u8>, LineError> {
         let Some(inside) = text.strip_prefix('{') else {
             return Err(LineError::NotAnObject);
         };
-        let names: Names = serde_json::from_str(text).map_err(|error| LineError::Json {
+        let names = Names::of(text).map_err(|error| LineError::Json {
             reason: error.to_string(),
         })?;
         if !names.specversion {
@@ -148,6 +154,9 @@ impl Defaults {
         }
         if let (false, Some(key)) = (names.partitionkey, &self.key) {
             add("partitionkey", key);
+        }
+        if let (false, Some(id)) = (names.id, &id) {
+            add("id", id);
         }
         out.push_str(inside);
         Ok(out.into_bytes())
@@ -170,7 +179,7 @@ struct Wrapped<'a> {
 }
 
 /// Checks what will be published with the rules that fan-out reads by, so that an error shows here and not in `rejected`.
-fn check(value: Vec<u8>) -> Result<Prepared, LineError> {
+pub(crate) fn check(value: Vec<u8>) -> Result<Prepared, LineError> {
     let value = Bytes::from(value);
     let headers = headers();
     let input = Input {
@@ -178,25 +187,32 @@ fn check(value: Vec<u8>) -> Result<Prepared, LineError> {
         value: Some(&value),
         headers: &headers,
     };
-    let event = event::parse(input, limits::EVENT_BYTES_MAX).map_err(|unreadable| {
-        if unreadable.reason == reason::TOO_LARGE {
-            return LineError::TooLarge {
-                bytes: value.len(),
-                max: limits::EVENT_BYTES_MAX,
-            };
-        }
-        LineError::Invalid {
-            reason: unreadable.reason,
-            detail: unreadable.detail,
-        }
-    })?;
+    let event = event::parse(input, limits::EVENT_BYTES_MAX)
+        .map_err(|unreadable| refused(unreadable, value.len()))?;
     Ok(Prepared {
         key: event.key,
+        json: event::is_json(&event.data_content_type),
+        event_type: event.r#type,
+        data: event.data,
         id: event.id,
         source: event.source,
         project: event.project,
         value,
     })
+}
+
+/// Why fan-out would not read an event of `bytes` bytes.
+pub(crate) fn refused(unreadable: Unreadable, bytes: usize) -> LineError {
+    if unreadable.reason == reason::TOO_LARGE {
+        return LineError::TooLarge {
+            bytes,
+            max: limits::EVENT_BYTES_MAX,
+        };
+    }
+    LineError::Invalid {
+        reason: unreadable.reason,
+        detail: unreadable.detail,
+    }
 }
 
 /// The headers of every record that is published here.
@@ -205,7 +221,7 @@ pub(crate) fn headers() -> Vec<(String, Bytes)> {
     vec![(header::CONTENT_TYPE.to_owned(), media_type)]
 }
 
-fn new_id(now: Millis) -> String {
+pub(crate) fn new_id(now: Millis) -> String {
     let ms = u64::try_from(now.0).unwrap_or(0);
     let nanos = u32::try_from(ms % 1000).unwrap_or(0) * 1_000_000;
     let at = uuid::Timestamp::from_unix(uuid::NoContext, ms / 1000, nanos);
@@ -214,10 +230,17 @@ fn new_id(now: Millis) -> String {
 
 /// Which of the attributes that matter here a document has; everything else is passed over.
 #[derive(Default)]
-struct Names {
-    specversion: bool,
+pub(crate) struct Names {
+    pub(crate) specversion: bool,
+    id: bool,
     project: bool,
     partitionkey: bool,
+}
+
+impl Names {
+    pub(crate) fn of(document: &str) -> Result<Self, serde_json::Error> {
+        serde_json::from_str(document)
+    }
 }
 
 impl<'de> Deserialize<'de> for Names {
@@ -235,6 +258,7 @@ impl<'de> Deserialize<'de> for Names {
                 while let Some(name) = map.next_key::<String>()? {
                     match name.as_str() {
                         "specversion" => names.specversion = true,
+                        "id" => names.id = true,
                         "project" => names.project = true,
                         "partitionkey" => names.partitionkey = true,
                         _ => {}

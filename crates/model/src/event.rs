@@ -13,7 +13,8 @@ use crate::wire;
 #[cfg(test)]
 mod tests;
 
-/// Why a record is no event: the closed list that `rejected` uses (fan-out adds `unknown_project`).
+/// Why a record is no event: the closed list that `rejected` uses (fan-out adds `unknown_project`, and `not_described` in strict
+/// projects).
 pub mod reason {
     /// There is nothing in it.
     pub const EMPTY: &str = "empty";

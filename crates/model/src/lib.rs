@@ -2,11 +2,12 @@
 //!
 //! Reading order: [`ids`], [`event`] and [`resource`] are the nouns; [`topics`] says what is stored where and [`limits`] how large
 //! anything may get; [`wire`] are the stored forms. Then the rules: [`policy`] and [`path`] (when to try again), [`matching`] (who gets
-//! an event), [`catalog`] (what event types there are and what their data is), [`signature`], and [`core`] (who owns a partition, what is
+//! an event), [`catalog`] (what event types there are and what their data is), [`signature`], [`access`] (who may do what over the API), and [`core`] (who owns a partition, what is
 //! settled in it, what to send next).
 //!
 //! Invariants stated as absences: no I/O, no clock (callers pass `now`), no runtime, no framework types.
 
+pub mod access;
 pub mod body;
 pub mod catalog;
 pub mod cloudevents;

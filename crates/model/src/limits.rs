@@ -36,6 +36,12 @@ pub const IN_PLACE_BELOW: Duration = TIERS[0].1;
 /// The largest event, in bytes of its published form.
 pub const EVENT_BYTES_MAX: usize = 768 * 1024;
 
+/// Events of one request to publish, and bytes of its body.
+pub const PUBLISH_EVENTS_MAX: usize = 1_000;
+/// See [`PUBLISH_EVENTS_MAX`].
+pub const PUBLISH_BODY_BYTES: usize = 4 * 1024 * 1024;
+const _: () = assert!(EVENT_BYTES_MAX < PUBLISH_BODY_BYTES);
+
 /// The largest record of an internal topic. Room for an event, its sends and the frame around it.
 pub const RECORD_BYTES_MAX: usize = 2 * 1024 * 1024;
 const _: () = assert!(EVENT_BYTES_MAX * 2 < RECORD_BYTES_MAX);
@@ -144,5 +150,11 @@ pub const CHECKED_TEXT: u64 = 1024 * 1024;
 const _: () = assert!(EVENT_BYTES_MAX as u64 <= CHECKED_TEXT);
 /// Errors that are told of one schema or one event.
 pub const SCHEMA_ERRORS_MAX: usize = 20;
+/// Keys of one project; as many again see all projects.
+pub const KEYS_MAX: usize = 500;
+/// Secrets of one webhook that sign at the same time.
+pub const SECRETS_MAX: usize = 3;
+/// How long an old secret, or an old key, may be accepted beside its successor.
+pub const OVERLAP_MAX: Duration = secs(7 * 24 * 3600);
 /// Event types of one project.
 pub const EVENT_TYPES_MAX: usize = 2_000;

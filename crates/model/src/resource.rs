@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 pub use documents::parse_documents;
 pub use headers::check_header;
@@ -34,6 +35,30 @@ use crate::outcome::words;
 use crate::policy::RetryPolicy;
 use crate::presets::Preset;
 use crate::units::Rate;
+
+/// Reads a project's document.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn read_project(document: &Map<String, Value>) -> Result<ProjectSpec, Vec<FieldError>> {
+    documents::read_project(document)
+}
+
+/// Reads an event type's document.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn read_event_type(document: &Map<String, Value>) -> Result<EventTypeSpec, Vec<FieldError>> {
+    event_type::read(document)
+}
+
+/// Reads a webhook's document.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn read_webhook(document: &Map<String, Value>) -> Result<WebhookSpec, Vec<FieldError>> {
+    webhook::read(document)
+}
 
 /// What is wrong with a resource: where, and what would be right.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,6 +131,39 @@ pub struct ProjectSpec {
     /// The preset whose catalog of event types it has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preset: Option<Preset>,
+    /// Only events that its catalog describes are taken.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub strict: bool,
+    /// How many events may be published over HTTP in a span, by each process that takes them; `None`: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<Rate>,
+}
+
+impl ProjectSpec {
+    /// A project with nothing chosen.
+    #[must_use]
+    pub fn new(id: Slug) -> Self {
+        Self {
+            id,
+            title: String::new(),
+            preset: None,
+            strict: false,
+            rate_limit: None,
+        }
+    }
+
+    /// The project as a complete resource document.
+    #[must_use]
+    pub fn to_document(&self) -> serde_json::Value {
+        serde_json::json!({
+            "kind": "Project",
+            "id": self.id,
+            "title": self.title,
+            "preset": self.preset,
+            "strict": self.strict,
+            "rate_limit": self.rate_limit.map_or("none".into(), |rate| rate.to_string()),
+        })
+    }
 }
 
 /// An event type in the catalog of a project. Serialised it is the body of a registry record: a document again, and if it follows a preset,

@@ -9,13 +9,13 @@ use hookline_model::catalog::{self, Load};
 use hookline_model::ids::Slug;
 use hookline_model::limits::EVENT_TYPES_MAX;
 use hookline_model::presets::Preset;
-use hookline_model::resource::EventTypeSpec;
+use hookline_model::resource::{EventTypeSpec, FieldError};
 
 use crate::Registry;
 use crate::entry::EventTypeEntry;
 use crate::error::WriteError;
 use crate::log::{Current, Name};
-use crate::snapshot::kind;
+use crate::snapshot::{Snapshot, kind};
 use crate::typed::{invalid, json, not_found, same};
 use crate::write::{Change, Written};
 
@@ -48,6 +48,35 @@ pub struct CatalogLoaded {
     pub revived: usize,
     /// Left alone.
     pub kept: usize,
+}
+
+impl Snapshot {
+    /// What stands against an event: in a strict project everything that its catalog does not describe, else nothing. `json` says whether
+    /// the data is JSON.
+    #[must_use]
+    pub fn refusals(
+        &self,
+        project: &str,
+        event_type: &str,
+        data: &[u8],
+        json: bool,
+    ) -> Vec<FieldError> {
+        if self.project(project).is_none_or(|p| !p.settings.strict) {
+            return Vec::new();
+        }
+        let data = match data {
+            [] => Ok(serde_json::Value::Null),
+            data if json => serde_json::from_slice(data),
+            data => Ok(String::from_utf8_lossy(data).into()),
+        };
+        match data {
+            Ok(data) => {
+                let found = self.event_type(project, event_type);
+                catalog::refusals(event_type, found.map(|entry| &entry.settings), &data)
+            }
+            Err(error) => vec![FieldError::new("data", error.to_string())],
+        }
+    }
 }
 
 impl Registry {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use hookline_model::access::StoredKey;
 use hookline_model::ids::WebhookUid;
 use hookline_model::resource::{EventTypeSpec, ProjectSpec, State, StoredWebhook, Webhook};
 use hookline_model::signature::SigningKey;
@@ -56,12 +57,45 @@ impl EventTypeEntry {
     }
 }
 
-/// One of `secrets` in the stored form of a webhook; newest first, and all of them sign.
+/// A key to the API.
+#[derive(Debug, Clone)]
+pub struct KeyEntry {
+    /// The version of its record.
+    pub version: u64,
+    /// What it is.
+    pub key: StoredKey,
+}
+
+impl KeyEntry {
+    pub(crate) fn read(current: &Current) -> Result<Self, String> {
+        Ok(Self {
+            version: current.version,
+            key: serde_json::from_slice(&current.body).map_err(|e| e.to_string())?,
+        })
+    }
+
+    /// Whether it is accepted at `now`.
+    #[must_use]
+    pub fn live(&self, now: Millis) -> bool {
+        self.key.expires_at_ms.is_none_or(|at| now.0 < at)
+    }
+}
+
+/// One of `secrets` in the stored form of a webhook; newest first; all that have not expired sign.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct SealedSecret {
     pub(crate) version: u64,
     pub(crate) created_at_ms: i64,
+    /// From when on it no longer signs; the newest has no end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) expires_at_ms: Option<i64>,
     pub(crate) sealed: String,
+}
+
+impl SealedSecret {
+    pub(crate) fn live(&self, now: Millis) -> bool {
+        self.expires_at_ms.is_none_or(|at| now.0 < at)
+    }
 }
 
 /// Reads the stored form of a webhook.
@@ -150,12 +184,29 @@ impl WebhookEntry {
         self.settings.state
     }
 
-    /// The keys that requests are signed with, newest first. Opened once, when first asked for.
+    /// The keys that requests are signed with at `now`, newest first. Opened once, when first asked for.
     ///
     /// # Errors
     /// When they are sealed with another key or damaged.
-    pub fn signing_keys(&self) -> Result<Arc<[SigningKey]>, SealError> {
-        self.keys.get_or_init(|| self.open_keys()).clone()
+    pub fn signing_keys(&self, now: Millis) -> Result<Arc<[SigningKey]>, SealError> {
+        let all = self.keys.get_or_init(|| self.open_keys()).clone()?;
+        if self.secrets.iter().all(|secret| secret.live(now)) {
+            return Ok(all);
+        }
+        let live = all.iter().zip(&self.secrets);
+        let live = live.filter(|(_, secret)| secret.live(now));
+        Ok(live.map(|(key, _)| key.clone()).collect())
+    }
+
+    /// When each of the secrets that sign at `now` was made and until when it signs, newest first.
+    pub fn secrets(&self, now: Millis) -> impl Iterator<Item = (Millis, Option<Millis>)> {
+        let live = self.secrets.iter().filter(move |secret| secret.live(now));
+        live.map(|secret| {
+            (
+                Millis(secret.created_at_ms),
+                secret.expires_at_ms.map(Millis),
+            )
+        })
     }
 
     fn open_keys(&self) -> Result<Arc<[SigningKey]>, SealError> {

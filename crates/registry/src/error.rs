@@ -104,6 +104,14 @@ pub enum WriteError {
         /// Project and name.
         name: String,
     },
+    /// It cannot be deleted while others need it (409).
+    #[error("project {name} still has {what}: delete what it has first")]
+    InUse {
+        /// The project.
+        name: String,
+        /// What it still has.
+        what: String,
+    },
     /// It was not seen in time; the change may have been made or may still be (503).
     #[error("whether the change of {kind} {name} was made is not known: look, then try again")]
     OutcomeUnknown {

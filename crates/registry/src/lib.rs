@@ -1,7 +1,7 @@
-//! Projects, event types, webhooks and the layout, as one compacted topic: checked writes, and a live snapshot of what is current.
+//! Projects, event types, webhooks, keys and the layout, as one compacted topic: checked writes, and a live snapshot of what is current.
 //!
 //! In comes the log of `registry`; out go [`Snapshot`]s, and records written by the protocol in `write`. Reading order: `log` (pure:
-//! what the records mean), `snapshot` and `entry` (what is current), `follow` (reading), `write`, `typed` and `catalog` (changing),
+//! what the records mean), `snapshot` and `entry` (what is current), `follow` (reading), `write`, `typed`, `catalog`, `lifecycle` and `keys` (changing),
 //! `seal` (how secrets are stored).
 //!
 //! Invariants: of each name the surviving record with the highest version is current, among equals the one with the lowest offset;
@@ -13,6 +13,8 @@ mod end;
 mod entry;
 mod error;
 mod follow;
+mod keys;
+mod lifecycle;
 mod log;
 mod seal;
 mod snapshot;
@@ -32,8 +34,10 @@ use hookline_model::topics::Topic;
 use tokio::sync::watch;
 
 pub use catalog::{CatalogLoaded, CatalogScope, EventTypeWritten};
-pub use entry::{EventTypeEntry, ProjectEntry, WebhookEntry};
+pub use entry::{EventTypeEntry, KeyEntry, ProjectEntry, WebhookEntry};
 pub use error::{FollowError, OpenError, WriteError};
+pub use keys::{KeyChange, KeyMade, NewKey};
+pub use lifecycle::{DeletedWebhook, SecretRotated};
 pub use log::Current;
 pub use seal::{Kek, KekError, KeyId, NoRandomness, Place, Random, SealError, Sealer};
 pub use snapshot::{Layout, Matches, Snapshot};

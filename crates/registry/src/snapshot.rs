@@ -11,7 +11,7 @@ use hookline_model::resource::State;
 use serde::{Deserialize, Serialize};
 
 use crate::cow::{CowMap, UidSet};
-use crate::entry::{EventTypeEntry, ProjectEntry, WebhookEntry};
+use crate::entry::{EventTypeEntry, KeyEntry, ProjectEntry, WebhookEntry};
 use crate::log::{Current, Name};
 use crate::seal::Sealer;
 
@@ -22,6 +22,8 @@ pub(crate) mod kind {
     pub(crate) const WEBHOOK: &str = "webhook";
     /// Deleted webhooks whose name was used again, by uid.
     pub(crate) const DELETED: &str = "deleted";
+    /// Keys to the API, by id; those that see every project belong to [`super::SYSTEM`].
+    pub(crate) const KEY: &str = "key";
     pub(crate) const LAYOUT: &str = "layout";
     /// The canary by which a wrong secrets key is noticed.
     pub(crate) const KEK: &str = "kek";
@@ -121,6 +123,8 @@ pub struct Snapshot {
     /// By project.
     catalogs: CowMap<Arc<str>, Arc<Catalog>>,
     indexes: CowMap<Arc<str>, Arc<ProjectIndex>>,
+    /// By id.
+    keys: CowMap<Arc<str>, Arc<KeyEntry>>,
     by_uid: CowMap<WebhookUid, Arc<WebhookEntry>>,
     /// Key: `project/name`.
     by_name: CowMap<Arc<str>, Arc<WebhookEntry>>,
@@ -134,6 +138,7 @@ impl Snapshot {
             projects: CowMap::default(),
             catalogs: CowMap::default(),
             indexes: CowMap::default(),
+            keys: CowMap::default(),
             by_uid: CowMap::default(),
             by_name: CowMap::default(),
         }
@@ -166,6 +171,17 @@ impl Snapshot {
     pub fn event_types(&self, project: &str) -> impl Iterator<Item = &Arc<EventTypeEntry>> {
         let catalog = self.catalogs.get(project);
         catalog.into_iter().flat_map(|catalog| catalog.values())
+    }
+
+    /// The key of that id. Revoked ones are not there, expired ones are.
+    #[must_use]
+    pub fn key(&self, id: &str) -> Option<&Arc<KeyEntry>> {
+        self.keys.get(id)
+    }
+
+    /// All keys, in no order.
+    pub fn keys(&self) -> impl Iterator<Item = &Arc<KeyEntry>> {
+        self.keys.values()
     }
 
     /// The webhook of that uid. Deleted ones are not there.
@@ -229,6 +245,13 @@ impl Snapshot {
                     .transpose()?;
                 self.put_webhook(name, entry.map(Arc::new));
             }
+            kind::KEY => match live {
+                Some(current) => {
+                    let entry = Arc::new(KeyEntry::read(current)?);
+                    self.keys.insert(Arc::clone(&name.name), entry);
+                }
+                None => drop(self.keys.remove(&*name.name)),
+            },
             kind::LAYOUT => {
                 let layout = live.map(|current| serde_json::from_slice(&current.body));
                 self.layout = layout.transpose().map_err(|e| e.to_string())?.map(Arc::new);

@@ -8,6 +8,7 @@ use hookline_journal::Journal;
 use hookline_model::ids::{Slug, WebhookUid};
 use hookline_model::resource::State;
 use hookline_model::signature::{SigningKey, sign};
+use hookline_model::time::Millis;
 use proptest::prelude::*;
 use secrecy::ExposeSecret as _;
 
@@ -49,7 +50,12 @@ fn put(name: &str, events: &[&str]) -> PutWebhook {
 }
 
 fn signed(webhook: &WebhookEntry) -> String {
-    sign("id", 1, b"body", &webhook.signing_keys().expect("opens"))
+    sign(
+        "id",
+        1,
+        b"body",
+        &webhook.signing_keys(Millis(0)).expect("opens"),
+    )
 }
 
 async fn body(registry: &Registry) -> (u64, Bytes) {

@@ -25,7 +25,8 @@ const LAYOUT: &str = "layout";
 const CANARY: &str = "canary";
 /// How often a deleted webhook may be put out of a name's way before giving up.
 const TRIES: u32 = 5;
-const SECRET_BYTES: usize = 32;
+/// Bytes of a new secret.
+pub(crate) const SECRET_BYTES: usize = 32;
 
 /// A webhook to write.
 #[derive(Debug, Clone)]
@@ -68,6 +69,13 @@ pub struct ProjectWritten {
     pub created: bool,
     /// What became of the event types of its preset, if it has one.
     pub loaded: Option<CatalogLoaded>,
+}
+
+/// A deleted webhook: the name it had, and about when that was.
+pub(crate) struct Deleted {
+    pub(crate) name: String,
+    pub(crate) at: Millis,
+    pub(crate) stored: StoredWebhook,
 }
 
 impl Registry {
@@ -123,11 +131,7 @@ impl Registry {
             return Ok(false);
         }
         let name = Name::new(kind::PROJECT, id.as_str(), id.as_str());
-        let spec = ProjectSpec {
-            id: id.clone(),
-            title: String::new(),
-            preset: None,
-        };
+        let spec = ProjectSpec::new(id.clone());
         let body = json(&name, &spec)?;
         let written = self
             .write(kind::PROJECT, id.as_str(), id.as_str(), None, |current| {
@@ -242,9 +246,9 @@ impl Registry {
     ) -> Result<Arc<WebhookEntry>, WriteError> {
         self.refresh().await?;
         let deleted = self.deleted_webhooks(project)?;
-        let (name, stored) = deleted
+        let Deleted { name, stored, .. } = deleted
             .into_iter()
-            .find(|(_, stored)| stored.uid == uid)
+            .find(|deleted| deleted.stored.uid == uid)
             .ok_or_else(|| not_found(kind::WEBHOOK, &format!("{project}/{uid}")))?;
         let name = Name::new(kind::WEBHOOK, project, &name);
         let body = json(&name, &stored)?;
@@ -432,22 +436,34 @@ impl Registry {
         })
     }
 
-    /// Deleted webhooks of a project, by name; those whose uid is live again are not.
-    fn deleted_webhooks(&self, project: &str) -> Result<Vec<(String, StoredWebhook)>, WriteError> {
+    /// Deleted webhooks of a project; those whose uid is live again are not.
+    pub(crate) fn deleted_webhooks(&self, project: &str) -> Result<Vec<Deleted>, WriteError> {
         let view = self.follow.view.lock();
-        let mut found = Vec::new();
+        let mut found: Vec<Deleted> = Vec::new();
         for (name, current) in view.log.of_kind(kind::WEBHOOK, project) {
             if current.deleted {
-                found.push((name.name.to_string(), self.stored(name, current)?));
+                found.push(Deleted {
+                    name: name.name.to_string(),
+                    at: Millis(current.written_at_ms),
+                    stored: self.stored(name, current)?,
+                });
             }
         }
         for (name, current) in view.log.of_kind(kind::DELETED, project) {
-            if !current.deleted {
-                let stored = self.stored(name, current)?;
-                found.push((stored.settings.name.to_string(), stored));
+            if current.deleted {
+                continue;
+            }
+            let stored = self.stored(name, current)?;
+            // Being put out of the way of its name, it stands in both for a moment.
+            if !found.iter().any(|d| d.stored.uid == stored.uid) {
+                found.push(Deleted {
+                    name: stored.settings.name.to_string(),
+                    at: Millis(current.written_at_ms),
+                    stored,
+                });
             }
         }
-        found.retain(|(_, stored)| view.snapshot.webhook(stored.uid).is_none());
+        found.retain(|d| view.snapshot.webhook(d.stored.uid).is_none());
         Ok(found)
     }
 
@@ -500,6 +516,7 @@ impl Registry {
         let secret_row = SealedSecret {
             version: 1,
             created_at_ms: now.0,
+            expires_at_ms: None,
             sealed,
         };
         let stored = StoredWebhook {
@@ -519,7 +536,12 @@ impl Registry {
         read_stored(&current.body).map_err(|problem| invalid(name, &problem))
     }
 
-    fn live(&self, name: &Name, current: Option<&Current>) -> Result<StoredWebhook, WriteError> {
+    /// The webhook as it is stored, which must not be deleted.
+    pub(crate) fn live(
+        &self,
+        name: &Name,
+        current: Option<&Current>,
+    ) -> Result<StoredWebhook, WriteError> {
         match current {
             Some(current) if !current.deleted => self.stored(name, current),
             _ => Err(not_found(

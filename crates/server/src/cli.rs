@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use hookline_model::access::Role as KeyRole;
 
 /// A build with fail points says so: it is for tests only.
 const VERSION: &str = if cfg!(feature = "failpoints") {
@@ -38,6 +39,8 @@ pub(crate) enum Command {
     Get(GetArgs),
     /// Show the presets: policies of platforms, and their event types
     Preset(PresetArgs),
+    /// Make, list and revoke keys to the API
+    Keys(KeysArgs),
     /// Publish events, one JSON document a line
     Publish(PublishArgs),
     /// Follow attempts as they happen
@@ -277,6 +280,73 @@ pub(crate) struct PresetShowArgs {
     /// How to print.
     #[command(flatten)]
     pub(crate) output: OutputArgs,
+}
+
+/// `hookline keys`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct KeysArgs {
+    /// What to do with the keys.
+    #[command(subcommand)]
+    pub(crate) action: KeysAction,
+}
+
+/// What to do with the keys.
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum KeysAction {
+    /// Make one and print it; it is shown only now
+    Create(KeysCreateArgs),
+    /// Show them all, but for their texts
+    List(KeysListArgs),
+    /// Have one refused from now on
+    Revoke(KeysRevokeArgs),
+}
+
+/// `hookline keys create`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct KeysCreateArgs {
+    /// Where the configuration is.
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// What its bearer may do: viewer, publisher, manager, admin
+    #[arg(long, value_name = "ROLE", value_parser = crate::commands::keys::role)]
+    pub(crate) role: KeyRole,
+    /// The only project that it sees; without it, all
+    #[arg(long, value_name = "PROJECT")]
+    pub(crate) project: Option<String>,
+    /// What it is for, for people
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub(crate) title: String,
+    /// When it ends, from now on (`24h`); without it, never
+    #[arg(long, value_name = "DURATION", value_parser = hookline_model::units::parse_duration)]
+    pub(crate) expires_in: Option<std::time::Duration>,
+    /// How to print.
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// `hookline keys list`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct KeysListArgs {
+    /// Where the configuration is.
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// Only those of this project
+    #[arg(long, value_name = "PROJECT")]
+    pub(crate) project: Option<String>,
+    /// How to print.
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// `hookline keys revoke`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct KeysRevokeArgs {
+    /// The id, as `keys list` shows it
+    #[arg(value_name = "ID")]
+    pub(crate) id: String,
+    /// Where the configuration is.
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
 }
 
 /// `hookline publish`.

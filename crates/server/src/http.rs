@@ -1,4 +1,4 @@
-//! Metrics and health over HTTP. REST and console come to stand beside them.
+//! What the process answers over HTTP: metrics, health, and the API. The console comes to stand beside them.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -12,6 +12,7 @@ use hookline_journal::Journal;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
+use crate::api::{self, Api, Problem};
 use crate::lag::Lag;
 use crate::metrics::Metrics;
 use crate::tasks::{Board, State, Stop, TaskError};
@@ -24,6 +25,7 @@ pub(crate) struct Pages {
     metrics: Arc<Metrics>,
     board: Arc<Board>,
     started: OnceLock<(Arc<dyn Journal>, Lag)>,
+    api: OnceLock<Arc<Api>>,
 }
 
 impl Pages {
@@ -33,13 +35,26 @@ impl Pages {
             metrics,
             board,
             started: OnceLock::new(),
+            api: OnceLock::new(),
+        })
+    }
+
+    /// The API, once there is one.
+    ///
+    /// # Errors
+    /// As long as the process is starting.
+    pub(crate) fn api(&self) -> Result<Arc<Api>, Problem> {
+        let api = self.api.get().cloned();
+        api.ok_or_else(|| {
+            Problem::unavailable("this process is starting; `/readyz` says what it waits for")
         })
     }
 
     /// The journal answers, the registry is loaded and the roles were started.
-    pub(crate) fn started(&self, journal: Arc<dyn Journal>, lag: Lag) {
+    pub(crate) fn started(&self, journal: Arc<dyn Journal>, lag: Lag, api: Api) {
         // Said once in the life of a process; there is no second journal.
         drop(self.started.set((journal, lag)));
+        drop(self.api.set(Arc::new(api)));
     }
 
     /// What is not ready: name and why.
@@ -93,6 +108,7 @@ fn router(pages: Arc<Pages>) -> Router {
             get(|| async { Json(json!({"status": "alive"})) }),
         )
         .route("/readyz", get(ready))
+        .merge(api::router())
         .fallback(nothing_there)
         .method_not_allowed_fallback(wrong_method)
         .with_state(pages)
@@ -111,14 +127,7 @@ async fn metrics(Extract(pages): Extract<Arc<Pages>>) -> Response {
             text,
         )
             .into_response(),
-        Err(error) => {
-            tracing::error!(%error, "metrics could not be written down");
-            problem(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "Internal error",
-                "metrics could not be written down; the log says why",
-            )
-        }
+        Err(error) => Problem::internal(&error).into_response(),
     }
 }
 
@@ -137,33 +146,12 @@ async fn ready(Extract(pages): Extract<Arc<Pages>>) -> Response {
     (status, Json(body)).into_response()
 }
 
-async fn nothing_there(uri: Uri) -> Response {
-    problem(
-        StatusCode::NOT_FOUND,
-        "Not found",
-        &format!("there is nothing at {}", uri.path()),
-    )
+async fn nothing_there(uri: Uri) -> Problem {
+    Problem::not_found(format!("there is nothing at {}", uri.path()))
 }
 
-async fn wrong_method() -> Response {
-    problem(
-        StatusCode::METHOD_NOT_ALLOWED,
-        "Method not allowed",
-        "this page can only be read",
-    )
-}
-
-/// An answer in the form of RFC 9457.
-fn problem(status: StatusCode, title: &str, detail: &str) -> Response {
-    let body = json!({
-        "type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail, "errors": [],
-    });
-    (
-        status,
-        [(header::CONTENT_TYPE, "application/problem+json")],
-        body.to_string(),
-    )
-        .into_response()
+async fn wrong_method() -> Problem {
+    Problem::wrong_method("the header Allow says what can be done here")
 }
 
 #[cfg(test)]
@@ -213,6 +201,9 @@ mod tests {
         assert!(answer.contains("text/plain; version=0.0.4"), "{answer}");
         assert!(answer.contains("hookline_build_info"), "{answer}");
         let answer = read("/v1/projects", pages()).await;
+        assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+        assert!(answer.contains("retry-after: 1"), "{answer}");
+        let answer = read("/v2/projects", pages()).await;
         assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
         assert!(answer.contains("application/problem+json"), "{answer}");
     }

@@ -6,6 +6,7 @@
 //! Invariants stated as absences: no process-wide state (all goes through constructors), no task outside [`tasks`], no output outside
 //! [`output`], no system clock outside [`clock`].
 
+mod api;
 mod cli;
 mod clock;
 mod commands;
@@ -21,6 +22,7 @@ mod pipeline;
 mod process;
 mod receiver;
 mod secrets;
+mod shown;
 mod signals;
 mod tasks;
 mod topology;

@@ -15,6 +15,7 @@ use hookline_dispatch::transport::Transport;
 use hookline_dispatch::{Dispatch, DispatchConfig};
 use hookline_fanout::{Fanout, FanoutConfig};
 
+use crate::api::Api;
 use crate::cli::Role;
 use crate::engine::{System, url_policy, worker_name};
 use crate::lag::{self, Lag};
@@ -24,7 +25,7 @@ use crate::tasks::{Kind, Start};
 
 /// Whether a role has something to run in this version.
 pub(crate) fn runs(role: Role) -> bool {
-    matches!(role, Role::Fanout | Role::Dispatch | Role::Tiers)
+    !matches!(role, Role::History | Role::Jobs)
 }
 
 /// Starts the roles and what they stand on.
@@ -61,10 +62,13 @@ pub(crate) fn start(process: &mut Process, system: &System, roles: &[Role]) -> R
             // retry.* → retry.* → deliveries: plain copiers, each topic with one delay.
             Role::Tiers => process.tasks.start(Kind::Tiers, tiers(process, system)),
             // Accepted words whose stages are still to come.
-            Role::Ingest | Role::History | Role::Jobs | Role::Api => {}
+            Role::History | Role::Jobs => {}
+            // Both answer over HTTP: events in, and everything else.
+            Role::Ingest | Role::Api => {}
         }
     }
-    process.pages.started(system.journal(), lag);
+    let api = Api::new(system, roles)?;
+    process.pages.started(system.journal(), lag, api);
     Ok(())
 }
 

@@ -7,6 +7,8 @@ use super::reader::{Object, Reader};
 use super::{FieldError, ProjectSpec, Resource, event_type, later, webhook};
 use crate::ids::Slug;
 
+const PROJECT_KEYS: [&str; 6] = ["kind", "id", "title", "preset", "strict", "rate_limit"];
+
 /// Resources of one file.
 const RESOURCES_MAX: usize = 10_000;
 /// Bytes of one file.
@@ -112,11 +114,16 @@ fn read_one(document: &Value) -> Result<Resource, Vec<FieldError>> {
     }
 }
 
-fn read_project(map: &Map<String, Value>) -> Result<ProjectSpec, Vec<FieldError>> {
+pub(super) fn read_project(map: &Map<String, Value>) -> Result<ProjectSpec, Vec<FieldError>> {
     let mut reader = Reader::new(true);
     let object = Object::of(map, "");
-    reader.known(&object, &["kind", "id", "title", "preset"]);
-    let id = reader.required(&object, "id").and_then(|at| {
+    reader.known(&object, &PROJECT_KEYS);
+    let project = read_whole_project(&mut reader, &object);
+    reader.finish(project)
+}
+
+fn read_whole_project(reader: &mut Reader, object: &Object<'_>) -> Option<ProjectSpec> {
+    let id = reader.required(object, "id").and_then(|at| {
         let text = reader.text(&at)?;
         reader.taken(&at, Slug::new(text))
     });
@@ -126,9 +133,20 @@ fn read_project(map: &Map<String, Value>) -> Result<ProjectSpec, Vec<FieldError>
     let preset = object
         .get("preset")
         .map_or(Some(None), |at| reader.parsed(&at).map(Some));
-    let project = id.zip(title).zip(preset);
-    let project = project.map(|((id, title), preset)| ProjectSpec { id, title, preset });
-    reader.finish(project)
+    let strict = object
+        .get("strict")
+        .map_or(Some(false), |at| reader.truth(&at));
+    let rate_limit = object
+        .get("rate_limit")
+        .filter(|at| !at.is_word("none"))
+        .map_or(Some(None), |at| reader.parsed(&at).map(Some));
+    Some(ProjectSpec {
+        id: id?,
+        title: title?,
+        preset: preset?,
+        strict: strict?,
+        rate_limit: rate_limit?,
+    })
 }
 
 /// The documents with their numbers, lists taken apart.

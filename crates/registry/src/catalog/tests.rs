@@ -27,9 +27,9 @@ fn shop() -> Slug {
 
 fn project(preset: Option<Preset>) -> ProjectSpec {
     ProjectSpec {
-        id: shop(),
         title: "Shop".into(),
         preset,
+        ..ProjectSpec::new(shop())
     }
 }
 

@@ -1,12 +1,14 @@
 //! `hookline get`: what is registered. Secrets are never shown.
 
 use hookline_model::ids::WebhookUid;
-use hookline_registry::{EventTypeEntry, Layout, ProjectEntry, Snapshot, WebhookEntry};
+use hookline_model::time::Millis;
+use hookline_registry::{Layout, Snapshot};
 use serde_json::{Value, json};
 
 use super::open;
 use crate::cli::{GetArgs, GetKind};
 use crate::output::{Exit, say, say_json};
+use crate::shown;
 
 /// Shows it.
 ///
@@ -16,18 +18,18 @@ pub(crate) async fn run(args: GetArgs) -> Result<(), Exit> {
     let system = open(&args.config).await?;
     let refreshed = system.registry.refresh().await;
     let shown = match refreshed {
-        Ok(snapshot) => show(&args, &snapshot),
+        Ok(snapshot) => show(&args, &snapshot, system.clock.now()),
         Err(error) => Err(Exit::from_error(&error)),
     };
     system.opened.close().await;
     shown
 }
 
-fn show(args: &GetArgs, snapshot: &Snapshot) -> Result<(), Exit> {
+fn show(args: &GetArgs, snapshot: &Snapshot, now: Millis) -> Result<(), Exit> {
     let (what, found) = match args.kind {
         GetKind::Projects => ("project", projects(args, snapshot)),
         GetKind::EventTypes => ("event type", event_types(args, snapshot)?),
-        GetKind::Webhooks => ("webhook", webhooks(args, snapshot)?),
+        GetKind::Webhooks => ("webhook", webhooks(args, snapshot, now)?),
         GetKind::Layout => (
             "layout",
             snapshot.layout().map(|l| layout(l)).into_iter().collect(),
@@ -58,14 +60,10 @@ fn projects(args: &GetArgs, snapshot: &Snapshot) -> Vec<Value> {
         .filter(|project| wanted.is_none_or(|id| *id == *project.id))
         .collect();
     found.sort_by(|a, b| a.id.cmp(&b.id));
-    found.into_iter().map(|entry| project(entry)).collect()
-}
-
-fn project(entry: &ProjectEntry) -> Value {
-    let mut shown = json!({"kind": "Project"});
-    merge(&mut shown, serde_json::to_value(&entry.settings));
-    shown["version"] = entry.version.into();
-    shown
+    found
+        .into_iter()
+        .map(|entry| shown::project(entry))
+        .collect()
 }
 
 /// Those of that name; as with webhooks, a name alone must mean one.
@@ -81,13 +79,10 @@ fn event_types(args: &GetArgs, snapshot: &Snapshot) -> Result<Vec<Value>, Exit> 
         let projects: Vec<_> = found.iter().map(|e| e.settings.project.as_str()).collect();
         return Err(ambiguous("event type", name, &projects));
     }
-    Ok(found.into_iter().map(|entry| event_type(entry)).collect())
-}
-
-fn event_type(entry: &EventTypeEntry) -> Value {
-    let mut shown = entry.settings.to_document();
-    shown["version"] = entry.version.into();
-    shown
+    Ok(found
+        .into_iter()
+        .map(|entry| shown::event_type(entry))
+        .collect())
 }
 
 fn ambiguous(what: &str, name: &str, projects: &[&str]) -> Exit {
@@ -98,7 +93,7 @@ fn ambiguous(what: &str, name: &str, projects: &[&str]) -> Exit {
 }
 
 /// Those of that name or uid. A name that stands in several projects needs the project, so that nobody acts on the wrong one.
-fn webhooks(args: &GetArgs, snapshot: &Snapshot) -> Result<Vec<Value>, Exit> {
+fn webhooks(args: &GetArgs, snapshot: &Snapshot, now: Millis) -> Result<Vec<Value>, Exit> {
     let uid = args
         .name
         .as_ref()
@@ -117,20 +112,10 @@ fn webhooks(args: &GetArgs, snapshot: &Snapshot) -> Result<Vec<Value>, Exit> {
         let projects: Vec<_> = found.iter().map(|w| &*w.project).collect();
         return Err(ambiguous("webhook", name, &projects));
     }
-    Ok(found.into_iter().map(|entry| webhook(entry)).collect())
-}
-
-/// A webhook in the words of its resource file, and what the system added.
-pub(super) fn webhook(entry: &WebhookEntry) -> Value {
-    let mut shown = json!({"kind": "Webhook", "project": &*entry.project});
-    merge(&mut shown, serde_json::to_value(&entry.settings));
-    shown["uid"] = entry.uid.to_string().into();
-    shown["version"] = entry.version.into();
-    shown["epoch"] = entry.epoch.into();
-    shown["created_at"] = entry.created_at.to_rfc3339().into();
-    shown["state_reason"] = entry.state_reason.clone().into();
-    shown["state_at"] = entry.state_at.to_rfc3339().into();
-    shown
+    Ok(found
+        .into_iter()
+        .map(|entry| shown::webhook(entry, now))
+        .collect())
 }
 
 fn layout(layout: &Layout) -> Value {
@@ -147,7 +132,7 @@ fn merge(shown: &mut Value, settings: serde_json::Result<Value>) {
 }
 
 /// Columns of a table for people.
-const COLUMNS: [&str; 13] = [
+const COLUMNS: [&str; 16] = [
     "project",
     "id",
     "name",
@@ -156,6 +141,9 @@ const COLUMNS: [&str; 13] = [
     "category",
     "group",
     "title",
+    "role",
+    "hint",
+    "expires_at",
     "partitions",
     "tier_partitions",
     "uid",
@@ -163,7 +151,8 @@ const COLUMNS: [&str; 13] = [
     "version",
 ];
 
-fn table(rows: &[Value]) -> Result<(), Exit> {
+/// A table for people, of the columns that the rows have.
+pub(super) fn table(rows: &[Value]) -> Result<(), Exit> {
     let columns: Vec<_> = COLUMNS
         .into_iter()
         .filter(|column| rows.iter().any(|row| row.get(column).is_some()))

@@ -3,6 +3,7 @@
 mod apply;
 mod check_config;
 mod get;
+pub(crate) mod keys;
 mod preset;
 mod publish;
 pub(crate) mod serve;
@@ -31,6 +32,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Exit> {
         Command::Apply(args) => apply::run(args).await,
         Command::Get(args) => get::run(args).await,
         Command::Preset(args) => preset::run(&args.action),
+        Command::Keys(args) => keys::run(args).await,
         Command::Publish(args) => publish::run(args).await,
         Command::Tail(args) => tail::run(args).await,
     }

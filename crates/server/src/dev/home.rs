@@ -1,15 +1,17 @@
 //! The directory that `hookline dev` keeps everything in: what it writes there the first time, and what it remembers.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// The configuration, so that every other command can be used beside `dev`.
 const CONFIG: &str = "hookline.toml";
 /// The address of the built-in receiver, which the sample webhooks name.
 const RECEIVER: &str = "receiver.address";
+/// A key to the API, ready to use.
+const KEY: &str = "api.key";
 /// What would be on standard error if the view were not.
 const LOG: &str = "hookline.log";
 /// A log longer than this is put away at the next start.
@@ -93,6 +95,31 @@ key_file = "hookline.key"
     pub(super) fn receiver(&self) -> Option<SocketAddr> {
         let text = fs::read_to_string(self.0.join(RECEIVER)).ok()?;
         text.trim().parse().ok()
+    }
+
+    /// The key to the API of the last time.
+    pub(super) fn key(&self) -> Option<String> {
+        let text = fs::read_to_string(self.0.join(KEY)).ok()?;
+        Some(text.trim().to_owned())
+    }
+
+    /// Keeps a key to the API, for its owner alone.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(super) fn remember_key(&self, key: &str) -> io::Result<()> {
+        let file = self.0.join(KEY);
+        match fs::remove_file(&file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut options = fs::OpenOptions::new();
+        let mut file = options
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(file)?;
+        writeln!(file, "{key}")
     }
 
     /// Remembers where the receiver is.

@@ -142,15 +142,20 @@ async fn begin(
     }
     register::samples(&system, &base, before).await?;
     remember()?;
-    receiver.expect_keys(register::keys(&system.registry.snapshot(), &base));
+    receiver.expect_keys(register::keys(
+        &system.registry.snapshot(),
+        &base,
+        system.clock.now(),
+    ));
 
     pipeline::start(process, &system, &Role::ALL)?;
     let changes = system.registry.changes();
     process.tasks.start_once(Kind::Receiver, {
-        let receiver = Arc::clone(&receiver);
-        move |stop| Box::pin(register::receive(receiver, changes, base, stop))
+        let (receiver, clock) = (Arc::clone(&receiver), Arc::clone(&system.clock));
+        move |stop| Box::pin(register::receive(receiver, changes, base, clock, stop))
     });
-    let captions = captions(process, home, &receiver);
+    let key = register::api_key(&system, home).await?;
+    let captions = captions(process, home, &receiver, key);
     view(process, &system, captions, live).await?;
     if args.rate > 0.0 {
         let stream = Stream {
@@ -223,6 +228,7 @@ async fn view(
 fn announce_plainly(captions: &Captions) -> Result<(), Exit> {
     say(format_args!("receiver  {}", captions.receiver))?;
     say(format_args!("metrics   {}", captions.metrics))?;
+    say(format_args!("API key   {}", captions.key))?;
     say("try:")?;
     for command in &captions.commands {
         say(format_args!("  {}", command.join(" ")))?;
@@ -231,7 +237,7 @@ fn announce_plainly(captions: &Captions) -> Result<(), Exit> {
 }
 
 /// What a person can look at and try. The commands work as they stand, from the directory that this one was started in.
-fn captions(process: &Process, home: &Home, receiver: &Receiver) -> Captions {
+fn captions(process: &Process, home: &Home, receiver: &Receiver, key: String) -> Captions {
     let program = quoted(&program());
     let config = quoted(&home.config().display().to_string());
     let command = |middle: &[&str], last: &[&str]| {
@@ -250,10 +256,16 @@ fn captions(process: &Process, home: &Home, receiver: &Receiver) -> Captions {
         receiver: format!("http://{}/", receiver.address()),
         metrics: format!("http://{}/metrics", process.address),
         commands: vec![
+            vec![
+                "curl".into(),
+                format!("-H 'Authorization: Bearer {key}'"),
+                format!("http://{}/v1/projects/{PROJECT}/webhooks", process.address),
+            ],
             command(&["tail"], &[]),
             publish,
             command(&["get", "webhooks"], &["--output json"]),
         ],
+        key,
     }
 }
 

@@ -3,11 +3,15 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use hookline_model::access;
 use hookline_model::resource::{Resource, Webhook, parse_documents};
 use hookline_model::signature::SigningKey;
-use hookline_registry::{PutWebhook, Snapshot};
+use hookline_model::time::{Clock, Millis};
+use hookline_registry::{NewKey, PutWebhook, Snapshot};
+use secrecy::ExposeSecret as _;
 use tokio::sync::watch;
 
+use super::home::Home;
 use super::samples::{PROJECT, webhooks};
 use crate::engine::System;
 use crate::output::Exit;
@@ -91,14 +95,44 @@ fn path_at<'a>(url: &'a str, base: &str) -> Option<&'a str> {
     url.strip_prefix(base).filter(|path| path.starts_with('/'))
 }
 
+/// A key to the API that may do everything: the one of the last time, if it is still accepted.
+///
+/// # Errors
+/// When none can be made or kept.
+pub(super) async fn api_key(system: &System, home: &Home) -> Result<String, Exit> {
+    let snapshot = system.registry.snapshot();
+    let accepted = |text: &String| {
+        let Ok(read) = access::read_key(text) else {
+            return false;
+        };
+        let entry = snapshot.key(&read.id);
+        entry.is_some_and(|e| e.key.hash.matches(&read.hash) && e.live(system.clock.now()))
+    };
+    if let Some(key) = home.key().filter(accepted) {
+        return Ok(key);
+    }
+    let new = NewKey {
+        project: None,
+        role: access::Role::Admin,
+        title: "made by hookline dev".into(),
+        expires_at: None,
+    };
+    let made = system.registry.create_key(&new).await;
+    let made = made.map_err(|error| Exit::from_error(&error))?;
+    let key = made.text.expose_secret();
+    home.remember_key(key)
+        .map_err(|error| Exit::failed(format!("the key to the API cannot be kept: {error}")))?;
+    Ok(key.to_owned())
+}
+
 /// The keys that webhooks at the receiver sign with.
-pub(super) fn keys(snapshot: &Snapshot, base: &str) -> Vec<SigningKey> {
+pub(super) fn keys(snapshot: &Snapshot, base: &str, now: Millis) -> Vec<SigningKey> {
     let mut keys = Vec::new();
     for webhook in snapshot.webhooks() {
         if path_at(&webhook.settings.url, base).is_none() || keys.len() >= KEYS_MAX {
             continue;
         }
-        match webhook.signing_keys() {
+        match webhook.signing_keys(now) {
             Ok(of_webhook) => keys.extend(of_webhook.iter().cloned()),
             Err(error) => {
                 tracing::warn!(%error, webhook.uid = %webhook.uid, "the receiver cannot check signatures");
@@ -113,12 +147,13 @@ pub(super) async fn receive(
     receiver: Arc<Receiver>,
     mut changes: watch::Receiver<Arc<Snapshot>>,
     base: String,
+    clock: Arc<dyn Clock>,
     stop: Stop,
 ) -> Result<(), TaskError> {
     let follow = async {
         while changes.changed().await.is_ok() {
             let snapshot = Arc::clone(&changes.borrow_and_update());
-            receiver.expect_keys(keys(&snapshot, &base));
+            receiver.expect_keys(keys(&snapshot, &base, clock.now()));
         }
         // The registry has stopped: what is known stays.
         std::future::pending::<()>().await;

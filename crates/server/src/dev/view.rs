@@ -31,6 +31,8 @@ pub(super) struct Captions {
     pub(super) receiver: String,
     /// Where metrics are.
     pub(super) metrics: String,
+    /// A key to the API.
+    pub(super) key: String,
     /// Commands to try, by argument.
     pub(super) commands: Vec<Vec<String>>,
 }
@@ -231,6 +233,7 @@ fn bottom(captions: &Captions, width: usize) -> Vec<Line> {
             .and(Color::DarkGrey, "   metrics ")
             .then(&captions.metrics),
     );
+    lines.push(Line::dim(" API key ").then(&captions.key));
     lines
 }
 
@@ -391,6 +394,7 @@ mod tests {
         Captions {
             receiver: "http://127.0.0.1:40001/".into(),
             metrics: "http://127.0.0.1:8080/metrics".into(),
+            key: "hk_0123".into(),
             commands: vec![
                 words("target/release/hookline tail --config data/hookline.toml"),
                 words(

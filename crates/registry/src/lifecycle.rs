@@ -1,0 +1,192 @@
+//! What happens to webhooks and projects beside being written: new secrets, deletion of a whole project, and what was deleted.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hookline_model::ids::{Slug, WebhookUid};
+use hookline_model::limits::SECRETS_MAX;
+use hookline_model::resource::Webhook;
+use hookline_model::signature::format_secret;
+use hookline_model::time::Millis;
+use secrecy::SecretString;
+use secrecy::zeroize::Zeroizing;
+
+use crate::Registry;
+use crate::entry::{SIGNING, SealedSecret, WebhookEntry};
+use crate::error::WriteError;
+use crate::log::{Current, Name};
+use crate::seal::Place;
+use crate::snapshot::kind;
+use crate::typed::{SECRET_BYTES, invalid, json, not_found};
+use crate::write::{Change, Written};
+
+/// A webhook that was deleted and can be restored.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeletedWebhook {
+    /// What it is restored by.
+    pub uid: WebhookUid,
+    /// The name that it had, and gets again if it is free.
+    pub name: String,
+    /// When it was made.
+    pub created_at: Millis,
+    /// When it was deleted.
+    pub deleted_at: Millis,
+    /// What it was.
+    pub settings: Webhook,
+}
+
+/// A webhook with a new secret.
+#[derive(Debug, Clone)]
+pub struct SecretRotated {
+    /// As it is now.
+    pub webhook: Arc<WebhookEntry>,
+    /// The new secret (`whsec_…`). It is shown once.
+    pub new_secret: SecretString,
+}
+
+impl Registry {
+    /// Gives a webhook a new secret. Those of before sign beside it for `overlap`, so that receivers can change over; at most
+    /// [`SECRETS_MAX`] sign, and the oldest end first.
+    ///
+    /// # Errors
+    /// As [`Registry::write`]; [`WriteError::NotFound`] when there is none.
+    pub async fn rotate_secret(
+        &self,
+        project: &str,
+        name: &str,
+        overlap: Duration,
+        if_match: Option<u64>,
+    ) -> Result<SecretRotated, WriteError> {
+        let name = Name::new(kind::WEBHOOK, project, name);
+        let now = self.write.clock.now();
+        let ends = now.plus(overlap);
+        let mut secret = Zeroizing::new([0; SECRET_BYTES]);
+        self.follow.sealer.random(secret.as_mut_slice())?;
+        let mut result = None;
+        let edit = |current: Option<&Current>| {
+            let mut stored = self.live(&name, current)?;
+            let before: Vec<SealedSecret> = serde_json::from_value(stored.secrets.take())
+                .map_err(|error| invalid(&name, &error.to_string()))?;
+            let version = before.iter().map(|s| s.version).max().unwrap_or(0) + 1;
+            let place = Place {
+                project,
+                owner: &stored.uid.to_string(),
+                field: SIGNING,
+                version,
+            };
+            let mut secrets = vec![SealedSecret {
+                version,
+                created_at_ms: now.0,
+                expires_at_ms: None,
+                sealed: self.follow.sealer.seal(&place, secret.as_slice())?,
+            }];
+            secrets.extend(before.into_iter().map(|old| SealedSecret {
+                expires_at_ms: Some(old.expires_at_ms.map_or(ends.0, |at| at.min(ends.0))),
+                ..old
+            }));
+            secrets.retain(|secret| secret.live(now));
+            secrets.truncate(SECRETS_MAX);
+            stored.secrets = serde_json::to_value(secrets)
+                .map_err(|error| invalid(&name, &error.to_string()))?;
+            let body = json(&name, &stored)?;
+            result = Some(stored);
+            Ok(Change::Put(body))
+        };
+        let written = self.write(kind::WEBHOOK, project, &name.name, if_match, edit);
+        let version = written.await?.version;
+        let stored = result.ok_or_else(|| not_found(kind::WEBHOOK, &name.name))?;
+        let entry = WebhookEntry::new(&name, version, stored, &self.follow.sealer)
+            .map_err(|problem| invalid(&name, &problem))?;
+        Ok(SecretRotated {
+            webhook: Arc::new(entry),
+            new_secret: format_secret(secret.as_slice()).into(),
+        })
+    }
+
+    /// The deleted webhooks of a project, latest deletion first.
+    ///
+    /// # Errors
+    /// When the registry cannot be read up to its end.
+    pub async fn list_deleted(&self, project: &str) -> Result<Vec<DeletedWebhook>, WriteError> {
+        self.refresh().await?;
+        let found = self.deleted_webhooks(project)?;
+        let mut all: Vec<_> = found
+            .into_iter()
+            .map(|deleted| DeletedWebhook {
+                uid: deleted.stored.uid,
+                name: deleted.name,
+                created_at: Millis(deleted.stored.created_at_ms),
+                deleted_at: deleted.at,
+                settings: deleted.stored.settings,
+            })
+            .collect();
+        all.sort_by_key(|deleted| (std::cmp::Reverse(deleted.deleted_at), deleted.uid));
+        Ok(all)
+    }
+
+    /// Deletes a project that has no webhooks, and with it its keys and its event types. Keys go first: a failure on the way leaves a
+    /// project that can be deleted again, never a key that would open a later project of the same id.
+    ///
+    /// # Errors
+    /// As [`Registry::write`]; [`WriteError::NotFound`] when there is none, [`WriteError::InUse`] while it has webhooks.
+    pub async fn delete_project(
+        &self,
+        id: &Slug,
+        if_match: Option<u64>,
+    ) -> Result<Written, WriteError> {
+        let snapshot = self.refresh().await?;
+        let Some(project) = snapshot.project(id.as_str()) else {
+            return Err(not_found(kind::PROJECT, id.as_str()));
+        };
+        if let Some(expected) = if_match.filter(|version| *version != project.version) {
+            return Err(WriteError::Conflict {
+                kind: kind::PROJECT.into(),
+                name: id.to_string(),
+                expected,
+                version: project.version,
+            });
+        }
+        let webhooks = snapshot.webhooks().filter(|w| *w.project == *id.as_str());
+        match webhooks.count() {
+            0 => {}
+            1 => return Err(in_use(id, "a webhook")),
+            n => return Err(in_use(id, &format!("{n} webhooks"))),
+        }
+        let keys = snapshot
+            .keys()
+            .filter(|k| k.key.project.as_ref() == Some(id));
+        for entry in keys {
+            gone(self.revoke_key(Some(id), &entry.key.id, None).await)?;
+        }
+        for entry in snapshot.event_types(id.as_str()) {
+            let name = &entry.settings.name;
+            gone(self.delete_event_type(id.as_str(), name, None).await)?;
+        }
+        self.write(
+            kind::PROJECT,
+            id.as_str(),
+            id.as_str(),
+            if_match,
+            |current| match current.filter(|c| !c.deleted) {
+                Some(live) => Ok(Change::Delete(live.body.clone())),
+                None => Err(not_found(kind::PROJECT, id.as_str())),
+            },
+        )
+        .await
+    }
+}
+
+/// That somebody else has deleted it already is just as well.
+fn gone(result: Result<Written, WriteError>) -> Result<(), WriteError> {
+    match result {
+        Ok(_) | Err(WriteError::NotFound { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn in_use(project: &Slug, what: &str) -> WriteError {
+    WriteError::InUse {
+        name: project.to_string(),
+        what: what.into(),
+    }
+}

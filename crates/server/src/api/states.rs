@@ -1,0 +1,150 @@
+//! `POST …/webhooks/{name}:…`: states, restoring, new secrets.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::Path;
+use axum::http::StatusCode;
+use axum::response::Response;
+use hookline_model::ids::WebhookUid;
+use hookline_model::limits::OVERLAP_MAX;
+use hookline_model::resource::State;
+use hookline_registry::{DeletedWebhook, WebhookEntry};
+use secrecy::ExposeSecret as _;
+
+use super::Problem;
+use super::caller::{Caller, Manage};
+use super::request::{Condition, Object, tagged};
+use super::webhooks::{find, no_webhook, unknown};
+use crate::cli::Role;
+use crate::shown;
+
+/// How long an old secret signs beside a new one, unless told otherwise.
+const OVERLAP_DEFAULT: Duration = Duration::from_secs(24 * 3600);
+
+const ACTIONS: &str = "activate, deactivate, pause, resume, rotate-secret, restore, test";
+
+/// What can be done to a webhook.
+pub(super) async fn act(
+    caller: Caller<Manage>,
+    Path((project, name)): Path<(String, String)>,
+    condition: Condition,
+    body: Object,
+) -> Result<Response, Problem> {
+    caller.api.serves(Role::Api)?;
+    let Some((name, action)) = name.rsplit_once(':') else {
+        return Err(Problem::wrong_method(format!(
+            "a webhook is written with PUT or PATCH; POST is for `{{name}}:action`, which is one of: {ACTIONS}"
+        )));
+    };
+    let target = Target {
+        caller,
+        project,
+        name: name.to_owned(),
+        condition,
+        body,
+    };
+    match action {
+        "activate" => target.set(State::Active, None).await,
+        "deactivate" => target.set(State::Inactive, None).await,
+        "pause" => target.set(State::Paused, Some(State::Active)).await,
+        "resume" => target.set(State::Active, Some(State::Paused)).await,
+        "rotate-secret" => target.rotate().await,
+        "restore" => target.restore().await,
+        _ => {
+            let shown: String = action.chars().take(64).collect();
+            Err(Problem::not_found(format!(
+                "{shown:?} is nothing that can be done to a webhook; it is one of: {ACTIONS}"
+            )))
+        }
+    }
+}
+
+/// The webhook that is meant, and what the request says.
+struct Target {
+    caller: Caller<Manage>,
+    project: String,
+    name: String,
+    condition: Condition,
+    body: Object,
+}
+
+impl Target {
+    async fn current(&mut self) -> Result<Arc<WebhookEntry>, Problem> {
+        let snapshot = self.caller.refreshed().await?;
+        let webhook = find(&snapshot, &self.project, &self.name)?;
+        self.condition.holds(webhook.version)?;
+        Ok(Arc::clone(webhook))
+    }
+
+    fn shown(&self, webhook: &WebhookEntry) -> Response {
+        let body = shown::webhook(webhook, self.caller.api.clock.now());
+        tagged(StatusCode::OK, webhook.version, body)
+    }
+
+    /// Sets the state. With `only_from` it must be in that state now, or be there already.
+    async fn set(mut self, state: State, only_from: Option<State>) -> Result<Response, Problem> {
+        self.body.only(&["reason"])?;
+        let reason = self.body.line("reason")?.map(str::to_owned);
+        let current = self.current().await?;
+        if let Some(from) = only_from
+            && current.state() != from
+            && current.state() != state
+        {
+            return Err(Problem::conflict(format!(
+                "webhook {} is {}; this is for one that is {from}",
+                self.name,
+                current.state()
+            )));
+        }
+        // What was looked at is what is changed, unless somebody was faster: then that is looked at.
+        let registry = &self.caller.api.registry;
+        let (project, name) = (self.project.as_str(), self.name.as_str());
+        let if_match = Some(current.version);
+        let written = registry
+            .set_state(project, name, state, reason.as_deref(), if_match)
+            .await
+            .map_err(|error| unknown(error, name))?;
+        let snapshot = registry.applied(written.offset).await?;
+        let webhook = find(&snapshot, project, name)?;
+        Ok(self.shown(webhook))
+    }
+
+    async fn rotate(mut self) -> Result<Response, Problem> {
+        self.body.only(&["overlap"])?;
+        let overlap = self.body.duration("overlap", OVERLAP_MAX)?;
+        let overlap = overlap.unwrap_or(OVERLAP_DEFAULT);
+        let if_match = match self.condition {
+            Condition::None => None,
+            _ => Some(self.current().await?.version),
+        };
+        let registry = &self.caller.api.registry;
+        let rotated = registry
+            .rotate_secret(&self.project, &self.name, overlap, if_match)
+            .await
+            .map_err(|error| unknown(error, &self.name))?;
+        let mut body = shown::webhook(&rotated.webhook, self.caller.api.clock.now());
+        body["secret"] = rotated.new_secret.expose_secret().into();
+        Ok(tagged(StatusCode::OK, rotated.webhook.version, body))
+    }
+
+    async fn restore(self) -> Result<Response, Problem> {
+        self.body.only(&["uid"])?;
+        let registry = &self.caller.api.registry;
+        let deleted = registry.list_deleted(&self.project).await?;
+        let uid = match self.body.text("uid")? {
+            Some(text) => {
+                let uid = text.parse::<WebhookUid>();
+                Some(uid.map_err(|error| Problem::field("uid", error.to_string()))?)
+            }
+            None => None,
+        };
+        // The latest first.
+        let meant = |d: &&DeletedWebhook| d.name == self.name && uid.is_none_or(|u| u == d.uid);
+        let Some(meant) = deleted.iter().find(meant) else {
+            return Err(no_webhook(&self.name).with("deleted", false.into()));
+        };
+        let webhook = registry.restore_webhook(&self.project, meant.uid).await?;
+        Ok(self.shown(&webhook))
+    }
+}

@@ -1,0 +1,246 @@
+//! `/v1/projects/{project}/webhooks`.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::Path;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
+use hookline_model::ids::Slug;
+use hookline_model::resource::{FieldError, WebhookSpec, read_webhook};
+use hookline_registry::{PutWebhook, WebhookEntry, WebhookWritten, WriteError};
+use secrecy::ExposeSecret as _;
+use serde_json::{Map, Value};
+
+use super::caller::{Caller, Manage, Read};
+use super::event_types::misplaced;
+use super::projects::{TRIES, busy, merge, strip, taken};
+use super::request::{Condition, Object, Parameters, created, tagged};
+use super::{Api, Problem};
+use crate::cli::Role;
+use crate::shown;
+
+/// `GET …/webhooks`; with `deleted=true` those that can be restored.
+pub(super) async fn list(
+    mut caller: Caller<Read>,
+    Path(project): Path<String>,
+    parameters: Parameters,
+) -> Result<Response, Problem> {
+    caller.api.serves(Role::Api)?;
+    parameters.only(&["limit", "cursor", "deleted"])?;
+    let now = caller.api.clock.now();
+    if parameters.flag("deleted")? {
+        let page = parameters.page(&format!("deleted/{project}"))?;
+        let deleted = caller.api.registry.list_deleted(&project).await?;
+        let all = deleted.iter().map(|deleted| {
+            // Latest first.
+            let age = i64::MAX - deleted.deleted_at.0;
+            (Cow::Owned(format!("{age:019}/{}", deleted.uid)), deleted)
+        });
+        return Ok(Json(page.of(all, shown::deleted_webhook)).into_response());
+    }
+    let page = parameters.page(&format!("webhooks/{project}"))?;
+    let snapshot = caller.refreshed().await?;
+    let all = snapshot
+        .webhooks()
+        .filter(|webhook| *webhook.project == *project)
+        .map(|webhook| (Cow::Borrowed(&*webhook.name), webhook));
+    Ok(Json(page.of(all, |webhook| shown::webhook(webhook, now))).into_response())
+}
+
+/// `POST …/webhooks`.
+pub(super) async fn create(
+    mut caller: Caller<Manage>,
+    Path(project): Path<String>,
+    Object(body): Object,
+) -> Result<Response, Problem> {
+    caller.api.serves(Role::Api)?;
+    let spec = read(&caller.api, body, &project, None)?;
+    let name = spec.settings.name.clone();
+    let snapshot = caller.refreshed().await?;
+    if snapshot.by_name(&project, name.as_str()).is_some() {
+        return Err(Problem::conflict(format!(
+            "there is a webhook {name} already"
+        )));
+    }
+    let written = save(&caller.api, spec, None, Some(0)).await;
+    let saved = written.map_err(|error| taken(error, "webhook", name.as_str()))?;
+    Ok(saved.answer(&caller.api))
+}
+
+/// `GET …/webhooks/{name}`.
+pub(super) async fn show(
+    mut caller: Caller<Read>,
+    Path((project, name)): Path<(String, String)>,
+) -> Result<Response, Problem> {
+    caller.api.serves(Role::Api)?;
+    let snapshot = caller.refreshed().await?;
+    let webhook = find(&snapshot, &project, &name)?;
+    let body = shown::webhook(webhook, caller.api.clock.now());
+    Ok(tagged(StatusCode::OK, webhook.version, body))
+}
+
+/// `PUT …/webhooks/{name}`: what the body leaves out takes the preset's value; the state stays when it is not said.
+pub(super) async fn put(
+    mut caller: Caller<Manage>,
+    Path((project, name)): Path<(String, String)>,
+    condition: Condition,
+    Object(body): Object,
+) -> Result<Response, Problem> {
+    caller.api.serves(Role::Api)?;
+    let spec = read(&caller.api, body, &project, Some(&name))?;
+    for _ in 0..TRIES {
+        let snapshot = caller.refreshed().await?;
+        let current = snapshot.by_name(&project, &name);
+        let if_match = condition.version(current.map(|webhook| webhook.version))?;
+        // What was verified is what is written: not over what somebody else wrote meanwhile.
+        let expected = if_match.unwrap_or(current.map_or(0, |webhook| webhook.version));
+        match save(&caller.api, spec.clone(), current, Some(expected)).await {
+            Err(WriteError::Conflict { .. }) if condition == Condition::None => {}
+            saved => return Ok(saved?.answer(&caller.api)),
+        }
+    }
+    Err(busy())
+}
+
+/// `PATCH …/webhooks/{name}`: a merge patch.
+pub(super) async fn patch(
+    mut caller: Caller<Manage>,
+    Path((project, name)): Path<(String, String)>,
+    condition: Condition,
+    Object(mut body): Object,
+) -> Result<Response, Problem> {
+    caller.api.serves(Role::Api)?;
+    strip(&mut body);
+    for _ in 0..TRIES {
+        let snapshot = caller.refreshed().await?;
+        let current = find(&snapshot, &project, &name)?;
+        condition.holds(current.version)?;
+        let Value::Object(mut document) = current.settings.to_document() else {
+            return Err(Problem::malformed("the body must be a JSON object"));
+        };
+        merge(&mut document, &body);
+        let mut spec = read(&caller.api, document, &project, Some(&name))?;
+        spec.state_given = body.get("state").is_some_and(|state| !state.is_null());
+        if !spec.state_given {
+            spec.settings.state = current.state();
+        }
+        match save(&caller.api, spec, Some(current), Some(current.version)).await {
+            Err(WriteError::Conflict { .. }) if condition == Condition::None => {}
+            saved => return Ok(saved?.answer(&caller.api)),
+        }
+    }
+    Err(busy())
+}
+
+/// `DELETE …/webhooks/{name}`.
+pub(super) async fn delete(
+    caller: Caller<Manage>,
+    Path((project, name)): Path<(String, String)>,
+    condition: Condition,
+) -> Result<Response, Problem> {
+    caller.api.serves(Role::Api)?;
+    let if_match = match condition {
+        Condition::Version(version) => Some(version),
+        Condition::None | Condition::Exists => None,
+        Condition::Absent => return Err(Problem::parameter("If-None-Match", "means nothing here")),
+    };
+    let deleted = caller
+        .api
+        .registry
+        .delete_webhook(&project, &name, if_match);
+    deleted.await.map_err(|error| unknown(error, &name))?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// The webhook of that name.
+pub(super) fn find<'a>(
+    snapshot: &'a hookline_registry::Snapshot,
+    project: &str,
+    name: &str,
+) -> Result<&'a Arc<WebhookEntry>, Problem> {
+    let found = snapshot.by_name(project, name);
+    found.ok_or_else(|| no_webhook(name))
+}
+
+/// There is none of that name.
+pub(super) fn no_webhook(name: &str) -> Problem {
+    let shown: String = name.chars().take(64).collect();
+    Problem::not_found(format!("there is no webhook {shown}"))
+}
+
+/// A write that found none says so in the caller's words.
+pub(super) fn unknown(error: WriteError, name: &str) -> Problem {
+    match error {
+        WriteError::NotFound { .. } => no_webhook(name),
+        other => other.into(),
+    }
+}
+
+/// A webhook's document in a request: its place is that of the path, and its URL one that the guard lets pass.
+pub(super) fn read(
+    api: &Api,
+    mut body: Map<String, Value>,
+    project: &str,
+    name: Option<&str>,
+) -> Result<WebhookSpec, Problem> {
+    strip(&mut body);
+    let mut errors = misplaced(&mut body, project, name);
+    let read = read_webhook(&body);
+    let url = body.get("url").and_then(Value::as_str);
+    if let Err(wrong) = &read {
+        errors.extend(wrong.iter().cloned());
+    }
+    let named = |errors: &[FieldError]| errors.iter().any(|error| error.field == "url");
+    if let (Some(url), false) = (url, named(&errors))
+        && let Err(refused) = api.urls.check(url)
+    {
+        let message = format!("{} ({})", refused.text, refused.code);
+        errors.push(FieldError::new("url", message));
+    }
+    match read {
+        Ok(spec) if errors.is_empty() => Ok(spec),
+        _ => Err(Problem::invalid(errors)),
+    }
+}
+
+/// A webhook that was saved.
+pub(super) struct Saved(WebhookWritten);
+
+impl Saved {
+    fn answer(self, api: &Api) -> Response {
+        let done = self.0;
+        let mut body = shown::webhook(&done.webhook, api.clock.now());
+        if let Some(secret) = &done.new_secret {
+            body["secret"] = secret.expose_secret().into();
+        }
+        if !done.created {
+            return tagged(StatusCode::OK, done.written.version, body);
+        }
+        let location = format!(
+            "/v1/projects/{}/webhooks/{}",
+            done.webhook.project, done.webhook.name
+        );
+        created(&location, done.written.version, body)
+    }
+}
+
+/// Writes a webhook.
+async fn save(
+    api: &Api,
+    spec: WebhookSpec,
+    _current: Option<&Arc<WebhookEntry>>,
+    if_match: Option<u64>,
+) -> Result<Saved, WriteError> {
+    let put = PutWebhook {
+        project: spec.settings.project.clone(),
+        name: Slug::clone(&spec.settings.name),
+        keep_state: !spec.state_given,
+        settings: spec.settings,
+        make_project: false,
+        if_match,
+    };
+    let written = api.registry.put_webhook(&put).await;
+    written.map(Saved)
+}
