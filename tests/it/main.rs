@@ -30,6 +30,7 @@ mod faults;
 mod fixtures;
 mod journal;
 mod journal_groups;
+mod platforms;
 mod promises;
 mod registry_under_fire;
 mod tidy;

@@ -85,6 +85,7 @@ async fn carry_out(
                 name: settings.name.clone(),
                 settings,
                 keep_state: true,
+                verified: None,
                 make_project: true,
                 if_match: matching.then_some(version),
             };

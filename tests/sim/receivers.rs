@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use hookline_dispatch::transport::{Exchange, OutgoingRequest, Transport};
+use hookline_dispatch::transport::{Exchange, OutgoingRequest, Timings, Transport};
 use hookline_model::outcome::{Answer, ErrorClass};
 use hookline_model::time::Clock as _;
 
@@ -172,6 +172,7 @@ impl Transport for SimTransport {
             body: Bytes::new(),
             body_truncated: false,
             retry_after: fate.retry_after,
+            timings: Timings::default(),
         }
     }
 }

@@ -248,6 +248,21 @@ impl Site {
             .expect("the command can be waited for")
     }
 
+    /// Starts a command with its input and outputs piped. It is killed when dropped.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn piped(&self, arguments: &[&str]) -> Child {
+        self.hookline(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("the program was built (cargo build)")
+    }
+
     /// Runs a command that must succeed and returns its standard output.
     ///
     /// # Panics

@@ -2,8 +2,8 @@
 //!
 //! `/ok/…` answers 200, `/status/N/…` answers N, `/slow/MS/…` answers 200 after so many milliseconds, `/hang/…` never answers,
 //! `/flaky/N/…` answers 500 to the first N requests of each `webhook-id` and then 200, `/until/N/…` answers 500 to attempts below N as the
-//! request counts them and 200 to the others, `/retry-after/S/…` answers 429 with that header the first time and then 200. What follows is
-//! free, so that each webhook of a test has a path of its own.
+//! request counts them and 200 to the others, `/retry-after/S/…` answers 429 with that header the first time and then 200, `/echo/…` answers with
+//! the body it got, `/allow/N/…` allows everybody to send N requests a minute (CloudEvents handshake). What follows is free, so that each webhook of a test has a path of its own.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -16,6 +16,7 @@ use bytes::Bytes;
 use hookline_model::time::{Clock as _, Millis};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
+use hyper::header::HeaderValue;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -240,6 +241,7 @@ async fn answer(
         body: body.to_bytes(),
         answered: 0,
     };
+    let body = received.body.clone();
     let webhook_id = received.header("webhook-id").unwrap_or_default().to_owned();
     let attempt = received.header("hookline-attempt");
     let attempt = attempt.and_then(|n| n.parse().ok()).unwrap_or(0);
@@ -248,7 +250,10 @@ async fn answer(
         requests.push(received);
         requests.len() - 1
     };
-    let response = behave(&path, webhook_id, attempt, journal).await;
+    let mut response = behave(&path, webhook_id, attempt, journal).await;
+    if path.starts_with("/echo/") {
+        *response.body_mut() = Full::new(body);
+    }
     if let Some(entry) = journal.requests.lock().get_mut(place) {
         entry.answered = response.status().as_u16();
     }
@@ -291,7 +296,14 @@ async fn behave(
             let mut response = with_status(429);
             response
                 .headers_mut()
-                .insert("retry-after", hyper::header::HeaderValue::from(seconds));
+                .insert("retry-after", HeaderValue::from(seconds));
+            response
+        }
+        ("allow", Some(a_minute)) => {
+            let mut response = with_status(200);
+            let headers = response.headers_mut();
+            headers.insert("webhook-allowed-origin", HeaderValue::from_static("*"));
+            headers.insert("webhook-allowed-rate", HeaderValue::from(a_minute));
             response
         }
         _ => with_status(200),

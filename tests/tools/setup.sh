@@ -3,12 +3,15 @@
 # missing; elsewhere it names everything missing in one message. Fast and silent when all is there.
 #
 #   setup.sh run     what building and starting the program needs
-#   setup.sh test    that, and what the checks and tests need (a Java runtime and Maven for a real Kafka, kcat, cargo-deny)
+#   setup.sh test    that, and what the checks and tests need (a Java runtime and Maven for a real Kafka, kcat, cargo-deny, schemathesis)
 set -euo pipefail
 
 what="${1:-test}"
 CARGO_DENY_VERSION=0.20.2
 JAVA_MAJOR_MIN=17
+# Fuzzes the REST interface by its OpenAPI document.
+SCHEMATHESIS_VERSION=4.32.5
+SCHEMATHESIS_HOME="$(cd "$(dirname "$0")/../.." && pwd)/target/tools/schemathesis-$SCHEMATHESIS_VERSION"
 
 have() { command -v "$1" >/dev/null 2>&1; }
 
@@ -22,6 +25,10 @@ java_major() {
 c_compiler_works() {
   have cc && echo '#include <stdio.h>
 int main(void) { return 0; }' | cc -x c -fsyntax-only - >/dev/null 2>&1
+}
+
+python_works() {
+  have python3 && python3 -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1
 }
 
 missing_packages=()   # Debian's names
@@ -42,6 +49,7 @@ look() {
     have mvn || need "maven" "Maven (maven)"
     have kcat || have kafkacat || need "$(kcat_package)" "kcat (kcat, formerly kafkacat)"
     have curl || need "curl" "curl"
+    python_works || need "python3-venv" "Python 3.10 or newer with venv (python3, python3-venv)"
   fi
 }
 
@@ -89,6 +97,17 @@ cargo_deny() {
   cargo install --locked --quiet "cargo-deny@$CARGO_DENY_VERSION"
 }
 
+# Complete once its mark stands there.
+schemathesis() {
+  [ "$what" = test ] || return 0
+  [ -e "$SCHEMATHESIS_HOME/.complete" ] && return 0
+  echo "installing schemathesis $SCHEMATHESIS_VERSION (once, under a minute)" >&2
+  rm -rf "$SCHEMATHESIS_HOME"
+  python3 -m venv "$SCHEMATHESIS_HOME"
+  "$SCHEMATHESIS_HOME/bin/pip" install --quiet --disable-pip-version-check "schemathesis==$SCHEMATHESIS_VERSION"
+  touch "$SCHEMATHESIS_HOME/.complete"
+}
+
 look
 if [ ${#missing_packages[@]} -gt 0 ]; then
   if [ "$(id -u)" = 0 ] && have apt-get; then
@@ -111,3 +130,4 @@ if [ ${#missing_packages[@]} -gt 0 ]; then
 fi
 rust_parts
 cargo_deny
+schemathesis

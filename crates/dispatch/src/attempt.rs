@@ -5,23 +5,21 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt as _;
-use hookline_model::body;
 use hookline_model::core::lane::Health;
 use hookline_model::core::partition::{After, Made};
 use hookline_model::ids::{DeliveryId, Position};
 use hookline_model::outcome::{Answer, ErrorClass, Outcome};
 use hookline_model::path::{self, Plan};
 use hookline_model::policy::{self, Facts, Then, Verdict};
-use hookline_model::signature;
 use hookline_model::time::{Clock, Millis};
 use hookline_model::wire;
 use hookline_registry::WebhookEntry;
-use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::guard::UrlPolicy;
 use crate::metrics::Metrics;
 use crate::records::Payload;
-use crate::transport::{Exchange, OutgoingRequest, Transport};
+use crate::request::{self, Draft, Unbuilt};
+use crate::transport::{Exchange, OutgoingRequest, Timings, Transport};
 
 /// A send that is to be attempted now.
 #[derive(Clone)]
@@ -105,78 +103,22 @@ impl Maker {
         &self,
         prepared: &Prepared,
         number: u32,
-    ) -> Result<(OutgoingRequest, wire::Request), (ErrorClass, String)> {
-        let settings = &prepared.webhook.settings;
-        let target = self
-            .urls
-            .check(&settings.url)
-            .map_err(|refused| (ErrorClass::UrlRefused, refused.to_string()))?;
-        let invalid = |detail: String| (ErrorClass::RequestInvalid, detail);
-        let built = body::build(
-            settings.body,
-            prepared.payload.event(),
-            prepared.payload.accepted_at(),
-        );
-        let id = DeliveryId::from_slice(&prepared.payload.send().delivery_id)
+    ) -> Result<(OutgoingRequest, wire::Request), Unbuilt> {
+        let payload = &prepared.payload;
+        let id = DeliveryId::from_slice(&payload.send().delivery_id)
             .unwrap_or(DeliveryId([0; 16]))
             .to_string();
-        // Taken just before sending: receivers refuse what is more than five minutes old.
         let now = self.clock.now();
-        let timestamp = now.0.div_euclid(1000);
-        let keys = prepared
-            .webhook
-            .signing_keys(now)
-            .map_err(|e| invalid(e.to_string()))?;
-        let signed = signature::sign(&id, timestamp, &built.bytes, &keys);
-        let mut headers = HeaderMap::with_capacity(6 + settings.headers.len());
-        let text = |value: &str| {
-            HeaderValue::from_str(value)
-                .map_err(|e| invalid(format!("a header value cannot be sent: {e}")))
+        let keys = prepared.webhook.signing_keys(now);
+        let draft = Draft {
+            settings: &prepared.webhook.settings,
+            id: &id,
+            attempt: number,
+            now,
+            keys: &keys.map_err(|e| request::invalid(e.to_string()))?,
+            test: false,
         };
-        for (name, value) in &settings.headers {
-            let name = HeaderName::from_bytes(name.as_bytes())
-                .map_err(|_| invalid(format!("header name {name:?} cannot be sent")))?;
-            headers.append(name, text(value)?);
-        }
-        let mut shown = Vec::with_capacity(4);
-        let mut ours = |name: &'static str, value: HeaderValue, show: bool| {
-            if show {
-                shown.push(wire::Header {
-                    name: name.to_owned(),
-                    value: Bytes::copy_from_slice(value.as_bytes()),
-                });
-            }
-            headers.insert(HeaderName::from_static(name), value);
-        };
-        if let Some(content_type) = built.content_type {
-            ours("content-type", text(&content_type)?, true);
-        }
-        ours("webhook-id", text(&id)?, true);
-        ours("webhook-timestamp", HeaderValue::from(timestamp), true);
-        ours("webhook-signature", text(&signed)?, false);
-        ours("hookline-attempt", HeaderValue::from(number), true);
-        #[cfg(feature = "failpoints")]
-        if let Some(name) = named_worker() {
-            ours("hookline-worker", text(&name)?, false);
-        }
-        let method = http::Method::from_bytes(settings.method.as_str().as_bytes())
-            .map_err(|e| invalid(e.to_string()))?;
-        let request = wire::Request {
-            method: method.to_string(),
-            url: settings.url.clone(),
-            headers: shown,
-            body_bytes: built.bytes.len() as u64,
-        };
-        Ok((
-            OutgoingRequest {
-                method,
-                target,
-                headers,
-                body: built.bytes,
-                deadline: settings.deadline,
-            },
-            request,
-        ))
+        draft.with_event(&self.urls, payload.event(), payload.accepted_at())
     }
 
     fn judge(
@@ -256,13 +198,6 @@ impl Maker {
             health,
         )
     }
-}
-
-/// The name that a test has given to this process, so that a receiver can tell its requests from those of others.
-#[cfg(feature = "failpoints")]
-fn named_worker() -> Option<String> {
-    fail::fail_point!("request-names-its-worker", |name| name);
-    None
 }
 
 /// An outcome reached without an exchange.
@@ -388,6 +323,7 @@ pub(crate) fn failed(now: Millis, class: ErrorClass, detail: String) -> Exchange
         body: Bytes::new(),
         body_truncated: false,
         retry_after: None,
+        timings: Timings::default(),
     }
 }
 

@@ -149,7 +149,7 @@ impl HttpClient {
                 Some(unsent) => request = unsent,
             }
         }
-        let connection = self.connector.connect(&target, &mut seen.phase).await?;
+        let connection = self.connector.connect(&target, &mut seen.phases).await?;
         hookline_model::fail_point!("client-connected");
         match self.send(connection, request, &target, seen).await? {
             None => Ok(()),
@@ -200,7 +200,7 @@ impl Transport for HttpClient {
                 format!(
                     "no answer within {}: the time ran out while {}",
                     in_words(deadline),
-                    seen.phase.doing()
+                    seen.phases.doing()
                 ),
             )),
         };
@@ -221,6 +221,7 @@ impl Transport for HttpClient {
             body: Bytes::from(seen.body),
             body_truncated: seen.body_truncated,
             retry_after: seen.retry_after,
+            timings: seen.phases.spent(),
         }
     }
 }

@@ -100,7 +100,7 @@ impl Door<Payload> for WorkerDoor<'_> {
             Err(_) => Terms::End,
             Ok(entry) if entry.settings.state == State::Paused => Terms::Wait,
             Ok(entry) => Terms::Send {
-                rate: entry.settings.rate_limit.map(Rate::per_second),
+                rate: entry.rate_limit().map(Rate::per_second),
             },
         }
     }

@@ -51,4 +51,22 @@ pub struct Exchange {
     pub body_truncated: bool,
     /// The header `retry-after` as it came.
     pub retry_after: Option<Bytes>,
+    /// What the time was spent on.
+    pub timings: Timings,
+}
+
+/// What the time of an exchange was spent on. A span is `None` where it was not come to; with a connection that was open already, everything
+/// before `answer` is `None`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Timings {
+    /// Looking up the host name.
+    pub resolve: Option<Duration>,
+    /// Connecting.
+    pub connect: Option<Duration>,
+    /// Negotiating TLS.
+    pub tls: Option<Duration>,
+    /// From sending the request to the complete head of the answer.
+    pub answer: Option<Duration>,
+    /// Reading the body of the answer.
+    pub body: Option<Duration>,
 }

@@ -113,6 +113,7 @@ impl System {
             name: Slug::new(name).expect("slug"),
             settings: spec.settings,
             keep_state: false,
+            verified: None,
             make_project: true,
             if_match: None,
         };

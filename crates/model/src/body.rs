@@ -37,6 +37,9 @@ pub struct Body {
 }
 
 const JSON: &str = "application/json";
+/// What a test says of itself (VidCorp: "a small packet of data which includes a test message and the event type").
+const TEST: &str = r#""test":true"#;
+const MESSAGE: &str = r#","message":"This is a test message.""#;
 
 /// The body for an event, which was accepted at `accepted_at` (the time that stands in for one without a time of its own).
 #[must_use]
@@ -54,6 +57,47 @@ pub fn build(form: BodyForm, event: &wire::Event, accepted_at: Millis) -> Body {
         bytes,
         content_type,
     }
+}
+
+/// The same for a test: it says so wherever the form has room for that. Bodies that are the data itself have it where the data is a JSON
+/// object.
+#[must_use]
+pub fn build_test(form: BodyForm, event: &wire::Event, accepted_at: Millis) -> Body {
+    let mut body = build(form, event, accepted_at);
+    // CloudEvents name their extensions in small letters without separators, and take flat values.
+    let json = body.content_type.as_deref().is_some_and(is_json);
+    if json && let Some(marked) = marked(&body.bytes) {
+        body.bytes = marked;
+    }
+    body
+}
+
+/// A JSON object that says first that it is a test; nothing where `json` is none, or says something of that name itself.
+fn marked(json: &[u8]) -> Option<Bytes> {
+    #[derive(serde::Deserialize)]
+    struct Named {
+        #[serde(default)]
+        test: Option<serde::de::IgnoredAny>,
+        #[serde(default)]
+        message: Option<serde::de::IgnoredAny>,
+    }
+    let rest = json.trim_ascii_start().strip_prefix(b"{")?;
+    let named: Named = serde_json::from_slice(json).ok()?;
+    if named.test.is_some() {
+        return None;
+    }
+    let empty = rest.trim_ascii_start().starts_with(b"}");
+    let mut marked = Vec::with_capacity(json.len() + TEST.len() + MESSAGE.len() + 2);
+    marked.push(b'{');
+    marked.extend_from_slice(TEST.as_bytes());
+    if named.message.is_none() {
+        marked.extend_from_slice(MESSAGE.as_bytes());
+    }
+    if !empty {
+        marked.push(b',');
+    }
+    marked.extend_from_slice(rest);
+    Some(marked.into())
 }
 
 /// The media type of the data. What cannot stand in a header was never accepted; should it come all the same, it is left out.
@@ -129,6 +173,31 @@ mod tests {
         let data = build(BodyForm::Data, &event, Millis(0));
         assert_eq!(data.bytes, event.data);
         assert_eq!(data.content_type.as_deref(), Some("application/json"));
+    }
+
+    #[test]
+    fn a_test_says_so_and_changes_nothing_else() {
+        let test = |form, data: &'static [u8], media| {
+            let body = build_test(form, &event(data, media), Millis(0));
+            String::from_utf8(body.bytes.to_vec()).expect("utf-8")
+        };
+        let standard = test(BodyForm::Standard, b"[1.00]", "");
+        let mark = r#""test":true,"message":"This is a test message.""#;
+        assert!(standard.starts_with(&format!("{{{mark},\"type\":\"user.signup\"")));
+        assert!(standard.ends_with("\"data\":[1.00]}"), "{standard}");
+        assert_eq!(test(BodyForm::Data, b" { }", ""), format!("{{{mark} }}"));
+        assert_eq!(
+            test(BodyForm::Data, b"{\"a\": 1.0}", ""),
+            format!("{{{mark},\"a\": 1.0}}")
+        );
+        let other = test(BodyForm::Data, b"{\"message\":1}", "");
+        assert_eq!(other, r#"{"test":true,"message":1}"#);
+        for left in ["[{}]", "1", "{\"test\":0}"] {
+            assert_eq!(test(BodyForm::Data, left.as_bytes(), ""), left);
+        }
+        assert_eq!(test(BodyForm::Data, b"{}", "text/plain"), "{}");
+        let cloud = test(BodyForm::CloudEvents, b"{}", "");
+        assert!(cloud.starts_with(&format!("{{{mark},")), "{cloud}");
     }
 
     #[test]

@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use sha2::{Digest as _, Sha256};
 
 pub use documents::parse_documents;
 pub use headers::check_header;
@@ -271,6 +272,24 @@ words! {
     }
 }
 
+words! {
+    /// How an endpoint is tried when a webhook is saved.
+    Verification, "verification" {
+        /// Not at all.
+        None = "none",
+        /// `HEAD` must be answered below 500, but not with 404 or 410 (VidCorp).
+        Head = "head",
+        /// `GET`; the webhook is saved all the same, and what came is shown (eSputnik).
+        Get = "get",
+        /// A test event must be taken before the webhook goes live (VIDIZMO, SMS gateway).
+        Test = "test",
+        /// A random text must come back: the endpoint's owner wants the requests.
+        Challenge = "challenge",
+        /// The handshake of CloudEvents' webhook specification: `OPTIONS`, answered with the permission to send.
+        Handshake = "handshake",
+    }
+}
+
 /// Within what order holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Ordered {
@@ -326,6 +345,8 @@ pub struct Webhook {
     pub deadline: Duration,
     /// How many attempts may begin in a span; `None`: no limit.
     pub rate_limit: Option<Rate>,
+    /// How the endpoint is tried when this is saved.
+    pub verification: Verification,
     /// When to try again and when not, and what counts as success.
     pub retry: RetryPolicy,
 }
@@ -335,6 +356,21 @@ impl Webhook {
     #[must_use]
     pub fn subscribes(&self, event_type: &str) -> bool {
         self.events.iter().any(|p| p.matches(event_type))
+    }
+
+    /// What a verification says something about, in short: as long as it stays the same, the endpoint need not be tried again.
+    #[must_use]
+    pub fn verified_part(&self) -> String {
+        let part = (
+            self.verification.as_str(),
+            &self.url,
+            self.method.as_str(),
+            &self.headers,
+            self.body.as_str(),
+        );
+        let text = serde_json::to_vec(&part).unwrap_or_default();
+        let digest = Sha256::digest(text);
+        digest[..16].iter().map(|b| format!("{b:02x}")).collect()
     }
 
     /// The settings as a resource document.
@@ -372,9 +408,24 @@ pub struct StoredWebhook {
     /// When it came into its state.
     #[serde(default)]
     pub state_at_ms: i64,
+    /// What was verified last, with success.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified: Option<Verified>,
     /// Its secrets, sealed. Opaque here.
     #[serde(default)]
     pub secrets: serde_json::Value,
     /// What was asked for.
     pub settings: Webhook,
+}
+
+/// A verification that an endpoint has passed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verified {
+    /// What was verified: [`Webhook::verified_part`] at that time.
+    pub part: String,
+    /// When.
+    pub at_ms: i64,
+    /// The rate that the endpoint has granted, where it named one (CloudEvents handshake).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<Rate>,
 }

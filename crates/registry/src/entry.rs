@@ -6,9 +6,12 @@ use std::sync::{Arc, OnceLock};
 
 use hookline_model::access::StoredKey;
 use hookline_model::ids::WebhookUid;
-use hookline_model::resource::{EventTypeSpec, ProjectSpec, State, StoredWebhook, Webhook};
+use hookline_model::resource::{
+    EventTypeSpec, ProjectSpec, State, StoredWebhook, Verified, Webhook,
+};
 use hookline_model::signature::SigningKey;
 use hookline_model::time::Millis;
+use hookline_model::units::Rate;
 use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
 
@@ -134,6 +137,8 @@ pub struct WebhookEntry {
     pub state_reason: Option<String>,
     /// Since when it has that state; its making, if that never changed.
     pub state_at: Millis,
+    /// The verification that its endpoint has passed, as long as that still says something about it.
+    pub verified: Option<Verified>,
     /// Everything that the customer chose, with the preset's values where nothing was chosen.
     pub settings: Webhook,
     secrets: Vec<SealedSecret>,
@@ -170,6 +175,7 @@ impl WebhookEntry {
             created_at,
             state_reason: Some(stored.state_reason).filter(|r| !r.is_empty()),
             state_at: Millis(stored.state_at_ms).max(created_at),
+            verified: stored.verified,
             settings: stored.settings,
             secrets: secrets.map_err(|e| e.to_string())?,
             sealer: Arc::clone(sealer),
@@ -182,6 +188,16 @@ impl WebhookEntry {
     #[must_use]
     pub fn state(&self) -> State {
         self.settings.state
+    }
+
+    /// How many attempts may begin in a span: what the customer chose, or the endpoint granted, whichever is less.
+    #[must_use]
+    pub fn rate_limit(&self) -> Option<Rate> {
+        let granted = self.verified.as_ref().and_then(|verified| verified.rate);
+        match (self.settings.rate_limit, granted) {
+            (Some(own), Some(granted)) if own.per_second() > granted.per_second() => Some(granted),
+            (own, granted) => own.or(granted),
+        }
     }
 
     /// The keys that requests are signed with at `now`, newest first. Opened once, when first asked for.

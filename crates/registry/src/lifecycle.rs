@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hookline_model::ids::{Slug, WebhookUid};
 use hookline_model::limits::SECRETS_MAX;
-use hookline_model::resource::Webhook;
+use hookline_model::resource::{Verified, Webhook};
 use hookline_model::signature::format_secret;
 use hookline_model::time::Millis;
 use secrecy::SecretString;
@@ -101,6 +101,34 @@ impl Registry {
             webhook: Arc::new(entry),
             new_secret: format_secret(secret.as_slice()).into(),
         })
+    }
+
+    /// Remembers that a webhook's endpoint has passed its verification. Says nothing where the webhook has become another meanwhile.
+    ///
+    /// # Errors
+    /// As [`Registry::write`]; [`WriteError::NotFound`] when there is none.
+    pub async fn set_verified(
+        &self,
+        project: &str,
+        name: &str,
+        verified: &Verified,
+    ) -> Result<Written, WriteError> {
+        let name = Name::new(kind::WEBHOOK, project, name);
+        self.write(kind::WEBHOOK, project, &name.name, None, |current| {
+            let mut stored = self.live(&name, current)?;
+            let known = stored
+                .verified
+                .as_ref()
+                .map(|known| (&known.part, known.rate));
+            if stored.settings.verified_part() != verified.part
+                || known == Some((&verified.part, verified.rate))
+            {
+                return Ok(Change::Nothing);
+            }
+            stored.verified = Some(verified.clone());
+            json(&name, &stored).map(Change::Put)
+        })
+        .await
     }
 
     /// The deleted webhooks of a project, latest deletion first.

@@ -44,6 +44,7 @@ fn put(name: &str, events: &[&str]) -> PutWebhook {
         name: Slug::new(name).expect("slug"),
         settings: webhook(name, events),
         keep_state: false,
+        verified: None,
         make_project: true,
         if_match: None,
     }

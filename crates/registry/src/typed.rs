@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hookline_model::ids::{Slug, WebhookUid};
-use hookline_model::resource::{ProjectSpec, State, StoredWebhook, Webhook};
+use hookline_model::resource::{ProjectSpec, State, StoredWebhook, Verified, Webhook};
 use hookline_model::signature::format_secret;
 use hookline_model::time::Millis;
 use secrecy::SecretString;
@@ -39,6 +39,8 @@ pub struct PutWebhook {
     pub settings: Webhook,
     /// Leave the state of an existing one as it is (where the customer did not say which).
     pub keep_state: bool,
+    /// What was verified just now, with success. Without it, what was verified before holds as long as it is about the same.
+    pub verified: Option<Verified>,
     /// Make the project, if there is none.
     pub make_project: bool,
     /// The version that must be current; 0 is none.
@@ -187,6 +189,9 @@ impl Registry {
                 set_state(&mut stored, state, "", now);
                 stored.settings = put.settings.clone();
                 stored.settings.state = state;
+                let part = stored.settings.verified_part();
+                let verified = put.verified.clone().or_else(|| stored.verified.take());
+                stored.verified = verified.filter(|verified| verified.part == part);
                 let after = json(&name, &stored)?;
                 let unchanged = !created && before == after;
                 result = Some((stored, created));
@@ -525,6 +530,7 @@ impl Registry {
             created_at_ms: now.0,
             state_reason: String::new(),
             state_at_ms: now.0,
+            verified: None,
             secrets: serde_json::to_value([secret_row])
                 .map_err(|e| invalid(name, &e.to_string()))?,
             settings: put.settings.clone(),

@@ -110,6 +110,8 @@ pub(crate) struct OutgoingConfig {
     pub(crate) allow_addresses: Vec<IpNet>,
     /// Requests at the same time, per worker.
     pub(crate) max_in_flight: usize,
+    /// The host name that handshakes ask for.
+    pub(crate) origin: String,
 }
 
 /// The whole configuration, checked.

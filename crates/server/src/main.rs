@@ -12,6 +12,7 @@ mod clock;
 mod commands;
 mod config;
 mod dev;
+mod endpoints;
 mod engine;
 mod http;
 mod lag;

@@ -1,9 +1,19 @@
 //! Resources as people and programs see them: the words of the resource file, and what the system added. Secrets are never shown.
 
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use hookline_dispatch::outside::Tried;
+use hookline_model::outcome::Outcome;
 use hookline_model::resource::Webhook;
 use hookline_model::time::Millis;
+use hookline_model::wire;
 use hookline_registry::{DeletedWebhook, EventTypeEntry, KeyEntry, ProjectEntry, WebhookEntry};
 use serde_json::{Value, json};
+
+use crate::endpoints::Verdict;
 
 /// What the system adds to resources. Documents that come back with these members are taken; they change nothing.
 pub(crate) const READ_ONLY: [&str; 10] = [
@@ -57,6 +67,110 @@ pub(crate) fn deleted_webhook(deleted: &DeletedWebhook) -> Value {
     shown["created_at"] = deleted.created_at.to_rfc3339().into();
     shown["deleted_at"] = deleted.deleted_at.to_rfc3339().into();
     shown
+}
+
+/// A request to an endpoint and what came of it, with the fields of an item of `attempts`. It is recorded nowhere.
+pub(crate) fn tried(
+    webhook: &Webhook,
+    saved: Option<&WebhookEntry>,
+    tried: &Tried,
+    event: &wire::Event,
+    id: &str,
+) -> Value {
+    let exchange = &tried.exchange;
+    let delivered = tried.delivered(webhook);
+    let status = exchange.answer.status();
+    let class = (!delivered).then(|| exchange.answer.error_class().as_str());
+    let outcome = if delivered {
+        Outcome::Delivered
+    } else {
+        Outcome::Failed
+    };
+    // Microseconds are as fine as it gets.
+    let ms = |span: Option<Duration>| span.map(|span| (span.as_secs_f64() * 1e6).round() / 1e3);
+    let timings = &exchange.timings;
+    let request = tried.sent.as_ref().map(|sent| {
+        let mut shown = json!({
+            "method": sent.method,
+            "url": sent.url,
+            "headers": headers(&sent.headers),
+            "body_bytes": sent.body.len(),
+        });
+        set_body(&mut shown, &sent.body);
+        shown
+    });
+    let response = status.map(|status| {
+        // Cookies are credentials of somebody else's.
+        let kept = exchange
+            .headers
+            .iter()
+            .filter(|(name, _)| name != "set-cookie");
+        let kept: Vec<_> = kept.cloned().collect();
+        let mut shown = json!({
+            "status": status,
+            "headers": headers(&kept),
+            "body_truncated": exchange.body_truncated,
+        });
+        set_body(&mut shown, &exchange.body);
+        shown
+    });
+    json!({
+        "test": true,
+        "id": format!("{id}.0.1"),
+        "delivery_id": id,
+        "run": 0,
+        "event_id": event.id,
+        "event_type": event.r#type,
+        "webhook": webhook.name,
+        "webhook_uid": saved.map(|saved| saved.uid.to_string()),
+        "attempt": 1,
+        "outcome": outcome.as_str(),
+        "status": status,
+        "error_class": class,
+        "error_detail": Some(&exchange.detail).filter(|detail| !detail.is_empty()),
+        "started_at": exchange.started_at.to_rfc3339(),
+        "duration_ms": u64::try_from(exchange.duration.as_millis()).unwrap_or(u64::MAX),
+        "timings": {
+            "resolve_ms": ms(timings.resolve),
+            "connect_ms": ms(timings.connect),
+            "tls_ms": ms(timings.tls),
+            "answer_ms": ms(timings.answer),
+            "body_ms": ms(timings.body),
+        },
+        "next_attempt_at": null,
+        "url": webhook.url,
+        "request": request,
+        "response": response,
+    })
+}
+
+/// What came of a verification.
+pub(crate) fn verdict(webhook: &Webhook, verdict: &Verdict) -> Value {
+    let findings = &verdict.findings;
+    json!({
+        "verification": webhook.verification.as_str(),
+        "passed": findings.passed,
+        "detail": findings.detail,
+        "attempt": tried(webhook, None, &findings.tried, &verdict.event, &verdict.id),
+    })
+}
+
+fn headers(headers: &[(String, Bytes)]) -> Vec<Value> {
+    let shown = headers
+        .iter()
+        .map(|(name, value)| json!({"name": name, "value": String::from_utf8_lossy(value)}));
+    shown.collect()
+}
+
+/// As text where it is text, else as base64.
+fn set_body(shown: &mut Value, body: &[u8]) {
+    match std::str::from_utf8(body) {
+        Ok(text) => shown["body"] = text.into(),
+        Err(_) => {
+            shown["body"] = Value::Null;
+            shown["body_base64"] = STANDARD.encode(body).into();
+        }
+    }
 }
 
 fn settings(settings: &Webhook) -> Value {

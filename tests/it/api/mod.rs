@@ -1,5 +1,7 @@
 //! The REST API, through the real program, on both engines.
 
+mod endpoints;
+mod fuzz;
 mod publishing;
 mod replicas;
 mod resources;

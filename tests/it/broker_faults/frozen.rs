@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use hookline_tests::broker::Broker;
 use hookline_tests::program::Site;
+use tokio::io::AsyncWriteExt as _;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until};
 
@@ -34,4 +35,42 @@ async fn a_broker_that_stands_still_for_30_s_costs_nothing_but_time() {
     run.assert_resumes("30 s of standstill", Instant::now())
         .await;
     run.finish(program).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn publishing_to_a_broker_that_stands_still_ends_with_an_error() {
+    let room = Site::room_for_brokers().await;
+    let broker = Arc::new(spawn_blocking(Broker::private).await.unwrap());
+    let site = Site::on_brokers(broker.address(), 1, "", room).await;
+    site.succeed(&["topics", "create"], "").await;
+    let journal = site.journal().await;
+    let events = site.topic("events");
+    let mut publishing = site.piped(&["publish", "-"]);
+    let mut input = publishing.stdin.take().expect("piped");
+    let line = |id: &str| event("order.paid", id, "{}") + "\n";
+    input.write_all(line("1").as_bytes()).await.unwrap();
+    eventually("the first is stored", Duration::from_secs(30), || async {
+        let mut stored = 0;
+        for partition in 0..journal.topics().await.unwrap()[&events].partitions {
+            stored += journal.end(&events, partition).await.unwrap();
+        }
+        if stored == 1 { Ok(()) } else { Err(stored) }
+    })
+    .await;
+    broker.freeze();
+    input.write_all(line("2").as_bytes()).await.unwrap();
+    drop(input);
+    let output = timeout(Duration::from_secs(45), publishing.wait_with_output()).await;
+    broker.thaw();
+    let output = output
+        .expect("it ends while the broker stands still")
+        .unwrap();
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("acknowledged nothing for 30 s"), "{said}");
+    assert!(
+        said.contains("1 event is published, and from line 2 on"),
+        "{said}"
+    );
+    assert_eq!(text(&output.stdout), "");
 }

@@ -66,6 +66,7 @@ async fn wrong_usage_exits_with_2_and_names_the_flag() {
         "apply",
         "get",
         "preset",
+        "keys",
         "topics",
         "check-config",
     ] {

@@ -174,6 +174,7 @@ impl Writer {
             name: Slug::new("crm").expect("a slug"),
             settings: spec.settings,
             keep_state: false,
+            verified: None,
             make_project: true,
             if_match,
         };

@@ -13,7 +13,7 @@ use tokio_rustls::TlsConnector;
 
 use super::ClientError;
 use super::classify::{self, Failure};
-use super::exchange::{Connection, Phase};
+use super::exchange::{Connection, Phase, Phases};
 use super::io::Stream;
 use super::resolve::Resolver;
 use crate::guard::{Host, Target, UrlPolicy};
@@ -68,18 +68,18 @@ impl Connector {
         }
     }
 
-    /// A new connection to the target. `phase` follows what is being done.
+    /// A new connection to the target. `phases` follow what is being done.
     pub(crate) async fn connect(
         &self,
         target: &Target,
-        phase: &mut Phase,
+        phases: &mut Phases,
     ) -> Result<Box<Connection>, Failure> {
-        *phase = Phase::Resolving;
+        phases.enter(Phase::Resolving);
         let addresses = self.vetted(target.host()).await?;
-        *phase = Phase::Connecting;
+        phases.enter(Phase::Connecting);
         let tcp = first_connected(&addresses, target.port()).await?;
         let stream = if target.is_https() {
-            *phase = Phase::Handshake;
+            phases.enter(Phase::Handshake);
             self.encrypt(tcp, target.host()).await?
         } else {
             Stream::Plain(tcp)

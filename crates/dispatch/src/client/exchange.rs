@@ -19,7 +19,7 @@ use super::Keep;
 use super::classify::{self, Failure};
 use super::io::{Meter, Metered, Stream};
 use super::pool::{IDLE_DEFAULT, IDLE_MAX};
-use crate::transport::OutgoingRequest;
+use crate::transport::{OutgoingRequest, Timings};
 
 pub(crate) type Request = http::Request<Full<Bytes>>;
 
@@ -36,7 +36,7 @@ pub(crate) enum Phase {
 }
 
 impl Phase {
-    pub(crate) fn doing(self) -> &'static str {
+    fn doing(self) -> &'static str {
         match self {
             Self::Reusing => "taking up an open connection",
             Self::Resolving => "looking up the host name",
@@ -48,10 +48,52 @@ impl Phase {
     }
 }
 
+/// What has been done so far, and since when.
+#[derive(Default)]
+pub(crate) struct Phases {
+    now: Phase,
+    since: Option<Instant>,
+    spent: Timings,
+}
+
+impl Phases {
+    pub(crate) fn enter(&mut self, phase: Phase) {
+        let at = Instant::now();
+        self.leave(at);
+        (self.now, self.since) = (phase, Some(at));
+    }
+
+    fn leave(&mut self, at: Instant) {
+        let Some(since) = self.since.take() else {
+            return;
+        };
+        let spent = match self.now {
+            Phase::Reusing => return,
+            Phase::Resolving => &mut self.spent.resolve,
+            Phase::Connecting => &mut self.spent.connect,
+            Phase::Handshake => &mut self.spent.tls,
+            Phase::Answer => &mut self.spent.answer,
+            Phase::Body => &mut self.spent.body,
+        };
+        // A second try of the same exchange begins anew.
+        *spent = Some(at.duration_since(since));
+    }
+
+    pub(crate) fn doing(&self) -> &'static str {
+        self.now.doing()
+    }
+
+    /// What the time was spent on, up to now.
+    pub(crate) fn spent(mut self) -> Timings {
+        self.leave(Instant::now());
+        self.spent
+    }
+}
+
 /// What has been seen of the answer so far. Outlives an exchange that is dropped at its deadline.
 #[derive(Default)]
 pub(crate) struct Seen {
-    pub(crate) phase: Phase,
+    pub(crate) phases: Phases,
     pub(crate) status: Option<u16>,
     pub(crate) headers: Vec<(String, Bytes)>,
     pub(crate) retry_after: Option<Bytes>,
@@ -167,7 +209,7 @@ impl Connection {
         seen: &mut Seen,
         keep: Keep,
     ) -> Result<Incoming, SendError> {
-        seen.phase = Phase::Answer;
+        seen.phases.enter(Phase::Answer);
         self.meter.begin_attempt();
         let meter = Arc::clone(&self.meter);
         hyper::ext::on_informational(&mut request, move |_| meter.count_interim());
@@ -209,7 +251,7 @@ impl Connection {
         seen: &mut Seen,
         keep: Keep,
     ) -> bool {
-        seen.phase = Phase::Body;
+        seen.phases.enter(Phase::Body);
         // Until the end is seen it counts as cut: the deadline may end this at any moment.
         seen.body_truncated = !body.is_end_stream();
         let mut read = 0;

@@ -11,7 +11,7 @@ use super::reader::{At, Object, Reader, hint};
 pub(super) const KINDS: [&str; 1] = ["Connector"];
 
 /// Keys that come later, the words they know (empty: any value), and the words that already work.
-const KEYS: [(&str, &[&str], &[&str]); 6] = [
+const KEYS: [(&str, &[&str], &[&str]); 5] = [
     ("connector", &[], &["none"]),
     ("filter", &[], &["none"]),
     ("ordered", &["webhook", "key"], &["false"]),
@@ -20,11 +20,6 @@ const KEYS: [(&str, &[&str], &[&str]); 6] = [
         "body",
         &["array", "ndjson", "template"],
         &["standard", "cloudevents", "data", "none"],
-    ),
-    (
-        "verification",
-        &["head", "get", "test", "challenge", "handshake"],
-        &["none"],
     ),
 ];
 

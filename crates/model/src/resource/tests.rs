@@ -292,8 +292,8 @@ fn what_comes_later_is_refused_by_name() {
         ("body: array", "body: `body: array` is not supported yet"),
         ("body: 7", "body: this is no word for it"),
         (
-            "verification: head",
-            "verification: `verification: head` is not supported yet",
+            "verification: heat",
+            "verification: \"heat\" is no verification",
         ),
         (
             "retry: {on_exhausted: hold}",
@@ -315,8 +315,23 @@ fn what_comes_later_is_refused_by_name() {
 }
 
 #[test]
+fn a_verification_holds_as_long_as_it_is_about_the_same() {
+    let part = |more: &str| {
+        let settings = webhook(&format!("{MINIMAL}verification: test\n{more}")).settings;
+        settings.verified_part()
+    };
+    let passed = part("");
+    for same in ["title: New", "state: paused", "rate_limit: 5/s"] {
+        assert_eq!(part(same), passed, "{same}");
+    }
+    for other in ["method: PUT", "headers: {x-a: b}", "body: data"] {
+        assert_ne!(part(other), passed, "{other}");
+    }
+}
+
+#[test]
 fn presets_are_whole_and_usable_as_far_as_they_can_be() {
-    for name in ["wooxy", "standard"] {
+    for name in ["wooxy", "standard", "vidcorp", "vidizmo", "sms-gateway"] {
         assert_eq!(
             webhook(&format!("{MINIMAL}preset: {name}"))
                 .settings
@@ -325,26 +340,22 @@ fn presets_are_whole_and_usable_as_far_as_they_can_be() {
             name
         );
     }
-    let found = error("preset: vidcorp");
-    assert!(
-        found.contains("`verification: head` is not supported yet (preset `vidcorp` asks for it)"),
-        "{found}"
-    );
-    let vidcorp = webhook(&format!("{MINIMAL}preset: vidcorp\nverification: none"))
-        .settings
-        .retry;
+    let vidcorp = webhook(&format!("{MINIMAL}preset: vidcorp")).settings;
+    assert_eq!(vidcorp.verification, Verification::Head);
+    let vidcorp = vidcorp.retry;
     assert_eq!(vidcorp.rest.map(|r| r.cycles), Some(Times::Unlimited));
     assert!(vidcorp.permanent.is_empty());
-    let sms = webhook(&format!("{MINIMAL}preset: sms-gateway\nverification: none")).settings;
-    assert_eq!(sms.state, State::Inactive);
+    let sms = webhook(&format!("{MINIMAL}preset: sms-gateway")).settings;
+    assert_eq!(
+        (sms.state, sms.verification),
+        (State::Inactive, Verification::Test)
+    );
     let wooxy = webhook(&format!("{MINIMAL}preset: wooxy")).settings.retry;
     assert_eq!(
         (wooxy.attempts_max(), wooxy.success),
         (Some(16), Success::Codes(vec![200]))
     );
-    let vidizmo = webhook(&format!("{MINIMAL}preset: vidizmo\nverification: none"))
-        .settings
-        .retry;
+    let vidizmo = webhook(&format!("{MINIMAL}preset: vidizmo")).settings.retry;
     let covered: Vec<u16> = (300..=499)
         .filter(|s| vidizmo.permanent[0].covers(crate::outcome::Answer::Status(*s)))
         .collect();
@@ -355,8 +366,8 @@ fn presets_are_whole_and_usable_as_far_as_they_can_be() {
 
     let found = parse_documents(&format!("{MINIMAL}preset: esputnik")).expect_err("needs order");
     let fields: Vec<_> = found.iter().map(|e| e.field.as_str()).collect();
-    assert_eq!(fields, ["ordered", "batch", "body", "verification"]);
-    let without = "preset: esputnik\nordered: false\nbatch: none\nbody: data\nverification: none";
+    assert_eq!(fields, ["ordered", "batch", "body"]);
+    let without = "preset: esputnik\nordered: false\nbatch: none\nbody: data";
     let esputnik = webhook(&format!("{MINIMAL}{without}")).settings.retry;
     assert_eq!(esputnik.wait_after(7), Some(Duration::from_secs(3600)));
 }

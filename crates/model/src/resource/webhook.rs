@@ -113,6 +113,7 @@ fn read_whole(reader: &mut Reader, whole: &Object<'_>, preset: Preset) -> Option
         .required(whole, "deadline")
         .and_then(|at| read_deadline(reader, &at));
     let rate_limit = read_rate(reader, whole);
+    let verification = word(reader, whole, "verification");
     let policy = retry::read(reader, whole);
     Some(Webhook {
         project: project?,
@@ -129,6 +130,7 @@ fn read_whole(reader: &mut Reader, whole: &Object<'_>, preset: Preset) -> Option
         body: body?,
         deadline: deadline?,
         rate_limit: rate_limit?,
+        verification: verification?,
         retry: policy?,
     })
 }
@@ -261,7 +263,7 @@ pub(super) fn write(webhook: &Webhook) -> Value {
         "success": retry::write_success(&webhook.retry.success),
         "deadline": format_duration(webhook.deadline),
         "rate_limit": webhook.rate_limit.map_or("none".into(), |r| r.to_string()),
-        "verification": "none",
+        "verification": webhook.verification.as_str(),
         "retry": retry::write(&webhook.retry),
     })
 }

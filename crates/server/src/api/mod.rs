@@ -13,6 +13,7 @@ mod problem;
 mod projects;
 mod request;
 mod states;
+mod tests;
 mod webhooks;
 
 use std::collections::BTreeSet;
@@ -30,6 +31,7 @@ use tokio::time::Instant;
 use self::events::Publishing;
 pub(crate) use self::problem::Problem;
 use crate::cli::Role;
+use crate::endpoints::Endpoints;
 use crate::engine::{System, url_policy};
 use crate::http::Pages;
 use crate::output::Exit;
@@ -48,6 +50,8 @@ pub(crate) struct Api {
     pub(crate) clock: Arc<dyn Clock>,
     /// The judgement of URLs.
     pub(crate) urls: UrlPolicy,
+    /// The way to endpoints, for tests and verification.
+    pub(crate) endpoints: Endpoints,
     /// The way of events to the journal.
     publishing: Publishing,
     /// What this process was started for.
@@ -66,6 +70,7 @@ impl Api {
             registry: system.registry.clone(),
             clock: Arc::clone(&system.clock),
             urls: url_policy(&system.config)?,
+            endpoints: Endpoints::new(&system.config, &system.clock)?,
             publishing: Publishing::new(system),
             roles: roles.iter().copied().collect(),
             current_at: Mutex::new(None),
@@ -126,6 +131,7 @@ pub(crate) fn routes() -> Vec<(&'static str, MethodRouter<Arc<Pages>>)> {
             "/v1/projects/{project}/webhooks",
             get(webhooks::list).post(webhooks::create),
         ),
+        ("/v1/projects/{project}/webhooks:test", post(tests::unsaved)),
         (
             "/v1/projects/{project}/webhooks/{name}",
             get(webhooks::show)

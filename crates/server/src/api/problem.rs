@@ -148,6 +148,16 @@ impl Problem {
         Self::invalid(vec![FieldError::new(name, message)])
     }
 
+    /// 422: the endpoint did not pass the verification without which its webhook is not saved.
+    pub(crate) fn unverified(detail: impl Into<String>) -> Self {
+        Self::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "unverified",
+            "Not verified",
+            detail,
+        )
+    }
+
     /// 429.
     pub(crate) fn too_many(detail: impl Into<String>, again_in: Duration) -> Self {
         let mut problem = Self::new(
@@ -186,6 +196,20 @@ impl Problem {
     /// With the fields that it is about.
     pub(crate) fn naming(mut self, errors: Vec<FieldError>) -> Self {
         self.errors = errors;
+        self
+    }
+
+    /// About what stands in this field of the request.
+    pub(crate) fn below(mut self, field: &str) -> Self {
+        for error in &mut self.errors {
+            error.field = match error.field.as_str() {
+                "" => field.to_owned(),
+                inner => format!("{field}.{inner}"),
+            };
+        }
+        if let [one] = self.errors.as_slice() {
+            self.detail = one.to_string();
+        }
         self
     }
 

@@ -1,23 +1,25 @@
-//! `POST …/webhooks/{name}:…`: states, restoring, new secrets.
+//! `POST …/webhooks/{name}:…`: states, tests, restoring, new secrets.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Json;
 use axum::extract::Path;
 use axum::http::StatusCode;
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use hookline_model::ids::WebhookUid;
 use hookline_model::limits::OVERLAP_MAX;
-use hookline_model::resource::State;
+use hookline_model::resource::{State, Verification};
 use hookline_registry::{DeletedWebhook, WebhookEntry};
 use secrecy::ExposeSecret as _;
 
 use super::Problem;
 use super::caller::{Caller, Manage};
 use super::request::{Condition, Object, tagged};
-use super::webhooks::{find, no_webhook, unknown};
+use super::tests::chosen;
+use super::webhooks::{find, no_webhook, unknown, unsigned};
 use crate::cli::Role;
-use crate::shown;
+use crate::{endpoints, shown};
 
 /// How long an old secret signs beside a new one, unless told otherwise.
 const OVERLAP_DEFAULT: Duration = Duration::from_secs(24 * 3600);
@@ -45,12 +47,13 @@ pub(super) async fn act(
         body,
     };
     match action {
-        "activate" => target.set(State::Active, None).await,
+        "activate" => target.activate().await,
         "deactivate" => target.set(State::Inactive, None).await,
         "pause" => target.set(State::Paused, Some(State::Active)).await,
         "resume" => target.set(State::Active, Some(State::Paused)).await,
         "rotate-secret" => target.rotate().await,
         "restore" => target.restore().await,
+        "test" => target.test().await,
         _ => {
             let shown: String = action.chars().take(64).collect();
             Err(Problem::not_found(format!(
@@ -80,6 +83,42 @@ impl Target {
     fn shown(&self, webhook: &WebhookEntry) -> Response {
         let body = shown::webhook(webhook, self.caller.api.clock.now());
         tagged(StatusCode::OK, webhook.version, body)
+    }
+
+    /// Goes live; where the webhook asks for a test, only once one has passed.
+    async fn activate(mut self) -> Result<Response, Problem> {
+        let current = self.current().await?;
+        let settings = &current.settings;
+        let untested = settings.verification == Verification::Test
+            && current.state() != State::Active
+            && !endpoints::passed(&current, settings);
+        if untested {
+            return Err(Problem::conflict(format!(
+                "webhook {0} goes live only once a test has passed: `POST …/webhooks/{0}:test`, and then activate it",
+                self.name
+            )));
+        }
+        self.set(State::Active, None).await
+    }
+
+    /// Sends a test, and remembers one that the webhook needs to go live.
+    async fn test(mut self) -> Result<Response, Problem> {
+        let current = self.current().await?;
+        let api = &self.caller.api;
+        self.body.only(&["event_type", "event"])?;
+        let webhook = &current.settings;
+        let event = chosen(api, &self.caller.snapshot, webhook, &self.body)?;
+        let sent = api.endpoints.test(webhook, Some(&current), &event).await;
+        let (tried, id) = sent.map_err(unsigned)?;
+        if let Some(verified) = api.endpoints.passed_test(webhook, &tried) {
+            let registry = &api.registry;
+            registry
+                .set_verified(&self.project, &self.name, &verified)
+                .await
+                .map_err(|error| unknown(error, &self.name))?;
+        }
+        let attempt = shown::tried(webhook, Some(&current), &tried, &event, &id);
+        Ok(Json(attempt).into_response())
     }
 
     /// Sets the state. With `only_from` it must be in that state now, or be there already.

@@ -8,8 +8,8 @@ use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use hookline_model::ids::Slug;
-use hookline_model::resource::{FieldError, WebhookSpec, read_webhook};
-use hookline_registry::{PutWebhook, WebhookEntry, WebhookWritten, WriteError};
+use hookline_model::resource::{FieldError, Webhook, WebhookSpec, read_webhook};
+use hookline_registry::{PutWebhook, Snapshot, WebhookEntry, WebhookWritten, WriteError};
 use secrecy::ExposeSecret as _;
 use serde_json::{Map, Value};
 
@@ -19,6 +19,7 @@ use super::projects::{TRIES, busy, merge, strip, taken};
 use super::request::{Condition, Object, Parameters, created, tagged};
 use super::{Api, Problem};
 use crate::cli::Role;
+use crate::endpoints::Verdict;
 use crate::shown;
 
 /// `GET …/webhooks`; with `deleted=true` those that can be restored.
@@ -64,9 +65,11 @@ pub(super) async fn create(
             "there is a webhook {name} already"
         )));
     }
-    let written = save(&caller.api, spec, None, Some(0)).await;
-    let saved = written.map_err(|error| taken(error, "webhook", name.as_str()))?;
-    Ok(saved.answer(&caller.api))
+    match save(&caller.api, &snapshot, spec, None, Some(0)).await {
+        Ok(saved) => Ok(saved.answer(&caller.api)),
+        Err(Unsaved::Write(error)) => Err(taken(error, "webhook", name.as_str())),
+        Err(Unsaved::Problem(problem)) => Err(problem),
+    }
 }
 
 /// `GET …/webhooks/{name}`.
@@ -96,8 +99,16 @@ pub(super) async fn put(
         let if_match = condition.version(current.map(|webhook| webhook.version))?;
         // What was verified is what is written: not over what somebody else wrote meanwhile.
         let expected = if_match.unwrap_or(current.map_or(0, |webhook| webhook.version));
-        match save(&caller.api, spec.clone(), current, Some(expected)).await {
-            Err(WriteError::Conflict { .. }) if condition == Condition::None => {}
+        match save(
+            &caller.api,
+            &snapshot,
+            spec.clone(),
+            current,
+            Some(expected),
+        )
+        .await
+        {
+            Err(Unsaved::Write(WriteError::Conflict { .. })) if condition == Condition::None => {}
             saved => return Ok(saved?.answer(&caller.api)),
         }
     }
@@ -126,8 +137,9 @@ pub(super) async fn patch(
         if !spec.state_given {
             spec.settings.state = current.state();
         }
-        match save(&caller.api, spec, Some(current), Some(current.version)).await {
-            Err(WriteError::Conflict { .. }) if condition == Condition::None => {}
+        let if_match = Some(current.version);
+        match save(&caller.api, &snapshot, spec, Some(current), if_match).await {
+            Err(Unsaved::Write(WriteError::Conflict { .. })) if condition == Condition::None => {}
             saved => return Ok(saved?.answer(&caller.api)),
         }
     }
@@ -156,7 +168,7 @@ pub(super) async fn delete(
 
 /// The webhook of that name.
 pub(super) fn find<'a>(
-    snapshot: &'a hookline_registry::Snapshot,
+    snapshot: &'a Snapshot,
     project: &str,
     name: &str,
 ) -> Result<&'a Arc<WebhookEntry>, Problem> {
@@ -206,14 +218,37 @@ pub(super) fn read(
 }
 
 /// A webhook that was saved.
-pub(super) struct Saved(WebhookWritten);
+pub(super) struct Saved {
+    done: WebhookWritten,
+    verdict: Option<Verdict>,
+}
+
+/// Why a webhook was not saved.
+pub(super) enum Unsaved {
+    /// The registry did not take it.
+    Write(WriteError),
+    /// It may not be.
+    Problem(Problem),
+}
+
+impl From<Unsaved> for Problem {
+    fn from(unsaved: Unsaved) -> Self {
+        match unsaved {
+            Unsaved::Write(error) => error.into(),
+            Unsaved::Problem(problem) => problem,
+        }
+    }
+}
 
 impl Saved {
     fn answer(self, api: &Api) -> Response {
-        let done = self.0;
+        let done = self.done;
         let mut body = shown::webhook(&done.webhook, api.clock.now());
         if let Some(secret) = &done.new_secret {
             body["secret"] = secret.expose_secret().into();
+        }
+        if let Some(verdict) = &self.verdict {
+            body["verification_result"] = shown::verdict(&done.webhook.settings, verdict);
         }
         if !done.created {
             return tagged(StatusCode::OK, done.written.version, body);
@@ -226,21 +261,80 @@ impl Saved {
     }
 }
 
-/// Writes a webhook.
+/// Writes a webhook, once its endpoint has passed the verification that it asks for.
 async fn save(
     api: &Api,
+    snapshot: &Snapshot,
     spec: WebhookSpec,
-    _current: Option<&Arc<WebhookEntry>>,
+    current: Option<&Arc<WebhookEntry>>,
     if_match: Option<u64>,
-) -> Result<Saved, WriteError> {
+) -> Result<Saved, Unsaved> {
+    let mut settings = spec.settings;
+    let keep_state = !spec.state_given;
+    if let Some(current) = current.filter(|_| keep_state) {
+        settings.state = current.state();
+    }
+    // What is not written anyway need not be tried.
+    let version = current.map_or(0, |current| current.version);
+    if let Some(expected) = if_match.filter(|expected| *expected != version) {
+        return Err(Unsaved::Write(WriteError::Conflict {
+            kind: "webhook".into(),
+            name: format!("{}/{}", settings.project, settings.name),
+            expected,
+            version,
+        }));
+    }
+    let verdict = verify(api, snapshot, &settings, current)
+        .await
+        .map_err(Unsaved::Problem)?;
     let put = PutWebhook {
-        project: spec.settings.project.clone(),
-        name: Slug::clone(&spec.settings.name),
-        keep_state: !spec.state_given,
-        settings: spec.settings,
+        project: settings.project.clone(),
+        name: Slug::clone(&settings.name),
+        keep_state,
+        settings,
+        verified: verdict.as_ref().and_then(|v| v.verified.clone()),
         make_project: false,
         if_match,
     };
-    let written = api.registry.put_webhook(&put).await;
-    written.map(Saved)
+    let done = api.registry.put_webhook(&put).await;
+    let done = done.map_err(Unsaved::Write)?;
+    Ok(Saved { done, verdict })
+}
+
+async fn verify(
+    api: &Api,
+    snapshot: &Snapshot,
+    settings: &Webhook,
+    current: Option<&Arc<WebhookEntry>>,
+) -> Result<Option<Verdict>, Problem> {
+    let verdict = api
+        .endpoints
+        .verify(snapshot, settings, current.map(|c| &**c))
+        .await
+        .map_err(unsigned)?;
+    match verdict {
+        Some(Verdict {
+            forbidden: Some(why),
+            findings,
+            event,
+            id,
+            ..
+        }) => {
+            let attempt = shown::tried(
+                settings,
+                current.map(|c| &**c),
+                &findings.tried,
+                &event,
+                &id,
+            );
+            Err(Problem::unverified(why).with("attempt", attempt))
+        }
+        verdict => Ok(verdict),
+    }
+}
+
+/// The secret of a webhook cannot be opened.
+pub(super) fn unsigned(why: String) -> Problem {
+    tracing::error!(why, "a webhook's secret cannot be used");
+    Problem::unavailable("the webhook's secret cannot be used; the log of the process says why")
 }

@@ -3,6 +3,7 @@
 use std::io::Read as _;
 use std::path::Path;
 
+use futures::StreamExt as _;
 use hookline_dispatch::guard::UrlPolicy;
 use hookline_model::resource::{
     EventTypeSpec, ProjectSpec, Resource, WebhookSpec, parse_documents,
@@ -14,11 +15,15 @@ use serde_json::{Value, json};
 use super::configure;
 use crate::cli::ApplyArgs;
 use crate::clock::SystemClock;
+use crate::endpoints::{Endpoints, Verdict};
 use crate::engine::{Access, System, url_policy};
 use crate::output::{Chain, Exit, say, say_json};
+use crate::shown;
 
 /// The largest file of resources: a hundred thousand webhooks.
 const FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// Endpoints that are tried at the same time.
+const TRIES_AT_ONCE: usize = 16;
 
 /// Writes all documents of all files.
 ///
@@ -29,7 +34,12 @@ pub(crate) async fn run(args: ApplyArgs) -> Result<(), Exit> {
     let resources = check(&args, &url_policy(&config)?)?;
     let clock = std::sync::Arc::new(SystemClock);
     let system = System::open(&config, Access::Command, clock).await?;
-    let done = write_all(&system.registry, resources, args.output.json()).await;
+    let done = async {
+        let endpoints = Endpoints::new(&config, &system.clock)?;
+        let verified = verify_all(&system.registry, &endpoints, &resources).await?;
+        write_all(&system.registry, resources, verified, args.output.json()).await
+    };
+    let done = done.await;
     system.opened.close().await;
     done
 }
@@ -102,8 +112,61 @@ fn refused(resource: &Resource, urls: &UrlPolicy) -> Option<String> {
     })
 }
 
-async fn write_all(registry: &Registry, resources: Vec<Resource>, json: bool) -> Result<(), Exit> {
-    for resource in resources {
+/// Tries the endpoints of webhooks that ask for it, several at a time, before anything is written. In the order of the resources.
+async fn verify_all(
+    registry: &Registry,
+    endpoints: &Endpoints,
+    resources: &[Resource],
+) -> Result<Vec<Option<Verdict>>, Exit> {
+    let snapshot = registry
+        .refresh()
+        .await
+        .map_err(|error| Exit::from_error(&error))?;
+    let tries = resources.iter().map(|resource| async {
+        let Resource::Webhook(spec) = resource else {
+            return Ok(None);
+        };
+        let mut settings = spec.settings.clone();
+        let saved = snapshot.by_name(settings.project.as_str(), settings.name.as_str());
+        if let Some(saved) = saved.filter(|_| !spec.state_given) {
+            settings.state = saved.state();
+        }
+        let verdict = endpoints.verify(&snapshot, &settings, saved.map(|s| &**s));
+        let named = |why: String| format!("webhook {}/{}: {why}", settings.project, settings.name);
+        match verdict.await.map_err(named)? {
+            Some(Verdict {
+                forbidden: Some(why),
+                ..
+            }) => Err(named(why)),
+            verdict => Ok(verdict),
+        }
+    });
+    let tried: Vec<_> = futures::stream::iter(tries)
+        .buffered(TRIES_AT_ONCE)
+        .collect()
+        .await;
+    let mut verdicts = Vec::with_capacity(tried.len());
+    let mut errors = Vec::new();
+    for verdict in tried {
+        match verdict {
+            Ok(verdict) => verdicts.push(verdict),
+            Err(error) => errors.push(error),
+        }
+    }
+    if errors.is_empty() {
+        return Ok(verdicts);
+    }
+    errors.push("nothing was applied".into());
+    Err(Exit::Failed(errors))
+}
+
+async fn write_all(
+    registry: &Registry,
+    resources: Vec<Resource>,
+    verdicts: Vec<Option<Verdict>>,
+    json: bool,
+) -> Result<(), Exit> {
+    for (resource, verdict) in resources.into_iter().zip(verdicts) {
         let (what, written) = match resource {
             Resource::Project(spec) => {
                 let what = format!("project {}", spec.id);
@@ -116,7 +179,7 @@ async fn write_all(registry: &Registry, resources: Vec<Resource>, json: bool) ->
             Resource::Webhook(spec) => {
                 let settings = &spec.settings;
                 let what = format!("webhook {}/{}", settings.project, settings.name);
-                (what, webhook(registry, *spec).await)
+                (what, webhook(registry, *spec, verdict).await)
             }
         };
         let line = written.map_err(|error| Exit::failed(format!("{what}: {}", Chain(&error))))?;
@@ -154,12 +217,17 @@ async fn event_type(registry: &Registry, spec: &EventTypeSpec) -> Result<Value, 
     }))
 }
 
-async fn webhook(registry: &Registry, spec: WebhookSpec) -> Result<Value, WriteError> {
+async fn webhook(
+    registry: &Registry,
+    spec: WebhookSpec,
+    verdict: Option<Verdict>,
+) -> Result<Value, WriteError> {
     let put = PutWebhook {
         project: spec.settings.project.clone(),
         name: spec.settings.name.clone(),
         keep_state: !spec.state_given,
         settings: spec.settings,
+        verified: verdict.as_ref().and_then(|v| v.verified.clone()),
         make_project: true,
         if_match: None,
     };
@@ -174,6 +242,9 @@ async fn webhook(registry: &Registry, spec: WebhookSpec) -> Result<Value, WriteE
     });
     if let Some(secret) = &done.new_secret {
         line["secret"] = secret.expose_secret().into();
+    }
+    if let Some(verdict) = &verdict {
+        line["verification_result"] = shown::verdict(&done.webhook.settings, verdict);
     }
     Ok(line)
 }
@@ -201,6 +272,14 @@ fn show(what: &str, line: &Value) -> Result<(), Exit> {
         text("result"),
         line["version"]
     ))?;
+    let verification = &line["verification_result"];
+    if verification["passed"] == false {
+        let kind = verification["verification"].as_str().unwrap_or_default();
+        let detail = verification["detail"].as_str().unwrap_or_default();
+        say(format_args!(
+            "saved, but the verification ({kind}) failed: {detail}"
+        ))?;
+    }
     match text("secret") {
         secret if secret.is_empty() => Ok(()),
         secret => say(format_args!(

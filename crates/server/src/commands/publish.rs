@@ -3,11 +3,13 @@
 use std::collections::VecDeque;
 use std::io::{self, BufRead, Read};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use hookline_ingest::{Ack, Defaults, PublishError, Publisher};
 use hookline_model::limits;
 use serde_json::json;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use super::open;
 use crate::cli::PublishArgs;
@@ -19,6 +21,8 @@ const UNDER_WAY_MAX: usize = 10_000;
 const LINES_AHEAD: usize = 256;
 /// A line longer than this is no event; it is skipped without being held.
 const LINE_BYTES_MAX: usize = limits::EVENT_BYTES_MAX + 64 * 1024;
+/// How long the journal may acknowledge nothing before this gives up. A producer by itself goes on trying for ever.
+const PROGRESS_WITHIN: Duration = Duration::from_secs(30);
 /// Up to so many ids are printed for people.
 const IDS_SHOWN: usize = 20;
 
@@ -140,7 +144,13 @@ impl Publishing {
             number += 1;
             let handed = match line {
                 Line::Read(line) if line.trim_ascii().is_empty() => continue,
-                Line::Read(line) => publisher.publish_line(&line, &defaults).await,
+                Line::Read(line) => {
+                    let handing = publisher.publish_line(&line, &defaults);
+                    match timeout(PROGRESS_WITHIN, handing).await {
+                        Ok(handed) => handed,
+                        Err(_) => return Err(self.stuck(number)),
+                    }
+                }
                 Line::TooLong => {
                     self.wrong(
                         number,
@@ -182,7 +192,10 @@ impl Publishing {
         let Some((number, ack)) = self.under_way.pop_front() else {
             return Ok(());
         };
-        match ack.await {
+        let Ok(acknowledged) = timeout(PROGRESS_WITHIN, ack).await else {
+            return Err(self.stuck(number));
+        };
+        match acknowledged {
             Err(error) => self.wrong(number, &Chain(&error).to_string()),
             Ok(published) => {
                 self.published += 1;
@@ -197,6 +210,23 @@ impl Publishing {
             }
         }
         Ok(())
+    }
+
+    /// Nothing has been acknowledged for too long. What became of the lines from here on is not known.
+    fn stuck(&mut self, number: u64) -> Exit {
+        let seconds = PROGRESS_WITHIN.as_secs();
+        let first = self
+            .under_way
+            .front()
+            .map_or(number, |(first, _)| number.min(*first));
+        Exit::failed(format!(
+            "the journal has acknowledged nothing for {seconds} s, so this gives up: {} published, and from line {first} on it is not known; \
+             publish those lines again when it answers, with ids of their own so that repeats are recognised",
+            match self.published {
+                1 => "1 event is".to_owned(),
+                n => format!("{n} events are"),
+            }
+        ))
     }
 
     fn wrong(&mut self, number: u64, why: &str) {

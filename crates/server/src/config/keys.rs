@@ -33,6 +33,8 @@ pub(crate) enum Form {
     Flag,
     /// A duration in this range (`250ms`, `5s`).
     Span(Duration, Duration),
+    /// A host name.
+    Host,
     /// The beginning of topic names: letters, digits, `.`, `_`, `-`.
     Prefix,
     /// An address and a port.
@@ -112,7 +114,10 @@ pub(crate) const SECTIONS: [(&str, &str); 9] = [
         "Any librdkafka property, as it is named there. Those that would break a promise are refused by name.",
     ),
     ("journal.embedded", "The engine inside the process."),
-    ("http", "Metrics, health; later REST and console."),
+    (
+        "http",
+        "The REST interface, metrics, health; later the console.",
+    ),
     ("outgoing", "Requests to webhooks."),
     ("dispatch", "Who works on which partition."),
     ("history", "The SQL view of attempts."),
@@ -121,7 +126,7 @@ pub(crate) const SECTIONS: [(&str, &str); 9] = [
 ];
 
 /// All keys but the properties of the Kafka client.
-pub(crate) const KEYS: [Key; 14] = [
+pub(crate) const KEYS: [Key; 15] = [
     Key {
         section: "journal",
         name: "engine",
@@ -162,7 +167,7 @@ pub(crate) const KEYS: [Key; 14] = [
         name: "listen",
         form: Form::Listen,
         preset: Preset::Text("127.0.0.1:8080"),
-        about: "Where `/metrics`, `/healthz` and `/readyz` are served. Port 0 takes a free one, which is printed.",
+        about: "Where the REST interface, `/metrics`, `/healthz` and `/readyz` are served. Port 0 takes a free one, which is printed.",
     },
     Key {
         section: "outgoing",
@@ -184,6 +189,13 @@ pub(crate) const KEYS: [Key; 14] = [
         form: Form::Number(1, MAX_IN_FLIGHT_MAX),
         preset: Preset::Number(MAX_IN_FLIGHT_DEFAULT),
         about: "Requests at the same time, per worker. Also the most that a killed worker may repeat.",
+    },
+    Key {
+        section: "outgoing",
+        name: "origin",
+        form: Form::Host,
+        preset: Preset::Text("hookline"),
+        about: "The host name that endpoints are asked to allow in the CloudEvents handshake (`WebHook-Request-Origin`).",
     },
     Key {
         section: "dispatch",

@@ -277,6 +277,7 @@ fn config(engine: Engine, values: Values, secrets_key: Option<String>) -> Config
             allow_addresses: take!(values, "outgoing.allow_addresses", Networks),
             max_in_flight: usize::try_from(take!(values, "outgoing.max_in_flight", Number))
                 .unwrap_or(1),
+            origin: take!(values, "outgoing.origin", Text),
         },
         key_file: take!(values, "secrets.key_file", Path),
         key: secrets_key.map(secrecy::SecretString::from),

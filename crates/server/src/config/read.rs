@@ -68,6 +68,7 @@ pub(crate) fn check(form: Form, value: &toml::Value, dir: &Path) -> Result<Value
             .ok_or_else(|| format!("must be true or false, not {}", kind(value))),
         Form::Span(min, max) => span(min, max, text(value)?),
         Form::Prefix => prefix(text(value)?),
+        Form::Host => host(text(value)?),
         Form::Listen => listen(text(value)?),
         Form::Path => path(text(value)?, dir),
         Form::Networks => networks(value),
@@ -113,6 +114,21 @@ fn word(words: &[&str], text: &str) -> Result<Value, String> {
     }
     let words: Vec<_> = words.iter().map(|word| format!("{word:?}")).collect();
     Err(format!("must be {}, not {text:?}", words.join(" or ")))
+}
+
+fn host(text: &str) -> Result<Value, String> {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    };
+    if text.len() <= 253 && text.split('.').all(label) {
+        return Ok(Value::Text(text.to_owned()));
+    }
+    Err(format!(
+        "must be a host name such as \"hooks.example.com\", not {text:?}"
+    ))
 }
 
 fn number(min: u64, max: u64, value: &toml::Value) -> Result<Value, String> {

@@ -182,6 +182,7 @@ fn form(form: Form) -> String {
             units::format_duration(max)
         ),
         Form::Prefix => "letters, digits, `.`, `_`, `-`".into(),
+        Form::Host => "host name".into(),
         Form::Listen => "address and port".into(),
         Form::Path => "path".into(),
         Form::Networks => "list of networks".into(),

@@ -82,6 +82,7 @@ async fn put(system: &System, settings: Webhook) -> Result<(), Exit> {
         name: settings.name.clone(),
         settings,
         keep_state: true,
+        verified: None,
         make_project: true,
         if_match: None,
     };

@@ -1,0 +1,131 @@
+//! The request of an attempt, of a test, of a verification: body, headers, signature. Built once, signed and sent byte for byte.
+
+use bytes::Bytes;
+use hookline_model::body::{self, Body};
+use hookline_model::outcome::ErrorClass;
+use hookline_model::resource::Webhook;
+use hookline_model::signature::{self, SigningKey};
+use hookline_model::time::Millis;
+use hookline_model::wire;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+
+use crate::guard::{Target, UrlPolicy};
+use crate::transport::OutgoingRequest;
+
+/// Why a request cannot be built: what kind of failure that is, and a sentence for people.
+pub(crate) type Unbuilt = (ErrorClass, String);
+
+/// Marks a request as a test.
+const TEST: &str = "hookline-test";
+
+/// What a request is made of.
+#[derive(Clone, Copy)]
+pub(crate) struct Draft<'a> {
+    pub(crate) settings: &'a Webhook,
+    /// The `webhook-id`.
+    pub(crate) id: &'a str,
+    /// 1, 2, …
+    pub(crate) attempt: u32,
+    /// Just before sending: receivers refuse what is more than five minutes old.
+    pub(crate) now: Millis,
+    pub(crate) keys: &'a [SigningKey],
+    /// It is not for real, and says so.
+    pub(crate) test: bool,
+}
+
+impl Draft<'_> {
+    /// A request with an event, and what is recorded of it.
+    pub(crate) fn with_event(
+        &self,
+        urls: &UrlPolicy,
+        event: &wire::Event,
+        accepted_at: Millis,
+    ) -> Result<(OutgoingRequest, wire::Request), Unbuilt> {
+        let target = self.target(urls)?;
+        let form = self.settings.body;
+        let body = match self.test {
+            true => body::build_test(form, event, accepted_at),
+            false => body::build(form, event, accepted_at),
+        };
+        let method = Method::from_bytes(self.settings.method.as_str().as_bytes())
+            .map_err(|e| invalid(e.to_string()))?;
+        self.with_body(target, method, body)
+    }
+
+    /// Where to; judged anew each time.
+    pub(crate) fn target(&self, urls: &UrlPolicy) -> Result<Target, Unbuilt> {
+        urls.check(&self.settings.url)
+            .map_err(|refused| (ErrorClass::UrlRefused, refused.to_string()))
+    }
+
+    /// A request with this body.
+    pub(crate) fn with_body(
+        &self,
+        target: Target,
+        method: Method,
+        body: Body,
+    ) -> Result<(OutgoingRequest, wire::Request), Unbuilt> {
+        let settings = self.settings;
+        let timestamp = self.now.0.div_euclid(1000);
+        let signed = signature::sign(self.id, timestamp, &body.bytes, self.keys);
+        let mut headers = HeaderMap::with_capacity(7 + settings.headers.len());
+        for (name, value) in &settings.headers {
+            let name = HeaderName::from_bytes(name.as_bytes())
+                .map_err(|_| invalid(format!("header name {name:?} cannot be sent")))?;
+            headers.append(name, text(value)?);
+        }
+        let mut shown = Vec::with_capacity(5);
+        let mut ours = |name: &'static str, value: HeaderValue, show: bool| {
+            if show {
+                shown.push(wire::Header {
+                    name: name.to_owned(),
+                    value: Bytes::copy_from_slice(value.as_bytes()),
+                });
+            }
+            headers.insert(HeaderName::from_static(name), value);
+        };
+        if let Some(content_type) = &body.content_type {
+            ours("content-type", text(content_type)?, true);
+        }
+        ours("webhook-id", text(self.id)?, true);
+        ours("webhook-timestamp", HeaderValue::from(timestamp), true);
+        ours("webhook-signature", text(&signed)?, false);
+        ours("hookline-attempt", HeaderValue::from(self.attempt), true);
+        if self.test {
+            ours(TEST, HeaderValue::from_static("true"), true);
+        }
+        #[cfg(feature = "failpoints")]
+        if let Some(name) = named_worker() {
+            ours("hookline-worker", text(&name)?, false);
+        }
+        let recorded = wire::Request {
+            method: method.to_string(),
+            url: settings.url.clone(),
+            headers: shown,
+            body_bytes: body.bytes.len() as u64,
+        };
+        let request = OutgoingRequest {
+            method,
+            target,
+            headers,
+            body: body.bytes,
+            deadline: settings.deadline,
+        };
+        Ok((request, recorded))
+    }
+}
+
+fn text(value: &str) -> Result<HeaderValue, Unbuilt> {
+    HeaderValue::from_str(value).map_err(|e| invalid(format!("a header value cannot be sent: {e}")))
+}
+
+pub(crate) fn invalid(detail: String) -> Unbuilt {
+    (ErrorClass::RequestInvalid, detail)
+}
+
+/// The name that a test has given to this process, so that a receiver can tell its requests from those of others.
+#[cfg(feature = "failpoints")]
+fn named_worker() -> Option<String> {
+    fail::fail_point!("request-names-its-worker", |name| name);
+    None
+}
