@@ -91,7 +91,8 @@ async fn vidcorp_checks_the_url_retries_five_times_and_again_after_a_rest(engine
     // "A small packet of data which includes a test message and the event type".
     let one = "/v1/projects/shop/webhooks/opens:test";
     let test = json!({"event_type": "message_opened"});
-    let _ = account.manager.send("POST", one, &test).await.expect(200);
+    let tested = account.manager.send("POST", one, &test).await;
+    assert_eq!(tested.status, 200, "{}", tested.body);
     let packet = account.receiver.at(path).pop().expect("came").json();
     assert_eq!(packet["type"], "message_opened");
     assert!(
