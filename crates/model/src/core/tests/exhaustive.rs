@@ -564,17 +564,17 @@ fn three_sends_and_acknowledgements_that_do_not_say_where() {
 
 #[test]
 fn three_sends_a_former_owner_that_goes_on_and_a_checkpoint() {
-    explore_all(&CACHED, 750_000);
+    explore_all(&CACHED, 720_000);
 }
 
 #[test]
 fn two_sends_a_checkpoint_and_what_follows() {
-    explore_all(&CACHED_FOLLOWED, 570_000);
+    explore_all(&CACHED_FOLLOWED, 560_000);
 }
 
 #[test]
 fn two_sends_a_checkpoint_and_one_goes_again_in_place() {
-    explore_all(&CACHED_IN_PLACE, 520_000);
+    explore_all(&CACHED_IN_PLACE, 510_000);
 }
 
 #[test]
@@ -584,5 +584,5 @@ fn two_sends_and_two_that_claim_at_once() {
 
 #[test]
 fn a_lane_behind_a_repeat_and_a_checkpoint() {
-    explore_all(&BEHIND, 500_000);
+    explore_all(&BEHIND, 490_000);
 }

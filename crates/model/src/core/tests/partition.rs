@@ -332,6 +332,41 @@ proptest! {
     }
 }
 
+/// The owner stores progress, deletes behind it and forgets the older one, while somebody who had looked before is about to claim. Progress stored
+/// from what that one knows would be the only one left, and would need what is gone.
+#[test]
+fn who_claims_from_older_progress_than_there_is_by_then_begins_anew() {
+    let record = Record {
+        source: from_events(0, 0),
+        sends: vec![Send {
+            event: 0,
+            webhook: 2,
+            attempts: 0,
+        }],
+    };
+    let act = |act| Op::Act { former: false, act };
+    let how = 76;
+    let ops = vec![
+        Op::TakeOver,
+        Op::Look,
+        Op::Publish(1),
+        act(Act::Live(1)),
+        act(Act::Start(1)),
+        act(Act::End { which: 0, how }),
+        act(Act::Append),
+        act(Act::Cache),
+        act(Act::Store),
+        act(Act::Delete),
+        act(Act::Cache),
+        act(Act::Delete),
+        Op::Claim { second: false },
+        act(Act::Cache),
+        act(Act::Delete),
+    ];
+    let provoked = live_through((vec![record], ops)).expect("nothing is lost");
+    assert_eq!((provoked.outdated, provoked.deletions > 0), (1, true));
+}
+
 #[test]
 fn the_cases_provoke_what_they_are_about() {
     let sum = Cell::new(Provoked::default());
@@ -342,6 +377,7 @@ fn the_cases_provoke_what_they_are_about() {
         all.from_checkpoint += one.from_checkpoint;
         all.claims_in_vain += one.claims_in_vain;
         all.fenced += one.fenced;
+        all.outdated += one.outdated;
         all.deleted += one.deleted;
         all.deletions += one.deletions;
         all.late += one.late;
@@ -359,7 +395,7 @@ fn the_cases_provoke_what_they_are_about() {
         sum.from_checkpoint,
         sum.claims_in_vain,
         sum.fenced,
-        sum.deleted,
+        sum.outdated,
         sum.deletions,
         sum.late,
         sum.repeats,
@@ -369,4 +405,6 @@ fn the_cases_provoke_what_they_are_about() {
     ];
     // What a property never met it says nothing about.
     assert!(all.iter().all(|count| *count > 0), "{sum:?}");
+    // Nothing is deleted that anybody still reads.
+    assert_eq!(sum.deleted, 0, "{sum:?}");
 }

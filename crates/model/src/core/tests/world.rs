@@ -97,6 +97,8 @@ pub(super) struct Provoked {
     pub(super) from_checkpoint: u32,
     pub(super) claims_in_vain: u32,
     pub(super) fenced: u32,
+    /// Claimed, but from older progress than there was by then.
+    pub(super) outdated: u32,
     /// Met what somebody else had deleted.
     pub(super) deleted: u32,
     pub(super) deletions: u32,
@@ -141,6 +143,8 @@ pub(super) struct World {
 pub(super) struct Candidate {
     partition: Partition<Send>,
     claims: ClaimReader,
+    /// The end of `attempts` that the checkpoint it began at knows.
+    from: Option<u64>,
     /// How far it has read `attempts`.
     at: usize,
     follow: Vec<Follow>,
@@ -293,6 +297,12 @@ impl World {
             self.candidates.insert(which, candidate);
             return Ok(());
         };
+        // As the shell does: the owner before may have stored one more checkpoint before this claim, and deleted behind it. Progress stored from
+        // the older one would be believed for its higher end, and needs what is gone.
+        if self.cached().map(|c| c.attempts_end) > candidate.from {
+            self.provoked.outdated += 1;
+            return Err(Stop::Deleted);
+        }
         self.owners.push(candidate.owner(self, epoch, at)?);
         self.provoked.takeovers += 1;
         if self.owners.len() > 2 {
@@ -370,6 +380,7 @@ impl Candidate {
             .as_ref()
             .map_or((0, 0), |c| (c.attempts_end, c.epoch));
         let mut candidate = Self {
+            from: checkpoint.as_ref().map(|c| c.attempts_end),
             partition: Partition::load(checkpoint, world.start),
             claims: ClaimReader::new(epoch),
             at: from as usize,
