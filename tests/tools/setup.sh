@@ -102,7 +102,7 @@ schemathesis() {
   [ "$what" = test ] || return 0
   [ -e "$SCHEMATHESIS_HOME/.complete" ] && return 0
   echo "installing schemathesis $SCHEMATHESIS_VERSION (once, under a minute)" >&2
-  rm -rf "$SCHEMATHESIS_HOME"
+  rm -rf "${SCHEMATHESIS_HOME%-*}"-* # other versions, too
   python3 -m venv "$SCHEMATHESIS_HOME"
   "$SCHEMATHESIS_HOME/bin/pip" install --quiet --disable-pip-version-check "schemathesis==$SCHEMATHESIS_VERSION"
   touch "$SCHEMATHESIS_HOME/.complete"

@@ -17,6 +17,7 @@ use super::{event, webhook};
 both_engines!(
     structured_binary_and_protobuf_events_arrive,
     what_cannot_be_read_is_rejected_and_the_rest_goes_on,
+    a_strict_project_takes_only_what_its_catalog_describes,
 );
 
 const WITHIN: Duration = Duration::from_secs(20);
@@ -240,5 +241,48 @@ async fn kcat_publishes_in_every_form() {
         .collect();
     data.sort();
     assert_eq!(data, ["1", "2", "3", "4", r#"{"form":"protobuf"}"#]);
+    assert!(program.stop().await.success());
+}
+
+async fn a_strict_project_takes_only_what_its_catalog_describes(engine: Engine) {
+    let receiver = Receiver::start().await;
+    let site = Site::new(engine).await;
+    let catalog = "kind: Project
+id: shop
+strict: true
+---
+kind: EventType
+project: shop
+name: order.paid
+category: order
+title: Paid
+schema: {type: object, required: [total], properties: {total: {type: number}}}
+---
+";
+    let hook = webhook("all", &receiver.url("/ok/all"), "");
+    site.apply(&format!("{catalog}{hook}")).await;
+    let program = site.start().await;
+    // Past the command line, which could refuse them: whoever has the topic can write into it.
+    let events = [
+        event("order.paid", "wrong", r#"{"total": "much"}"#),
+        event("order.sent", "unknown", "{}"),
+        event("order.paid", "right", r#"{"total": 7}"#),
+    ];
+    append(&site, events.map(|e| record(&[STRUCTURED], e)).into()).await;
+    at_least("requests", 1, WITHIN, || receiver.count("/ok/all")).await;
+    let rejected = rejected(&site).await;
+    let reasons: Vec<_> = rejected.iter().map(|r| r.reason.as_str()).collect();
+    assert_eq!(reasons, ["not_described"; 2], "{rejected:?}");
+    assert!(
+        rejected[0].detail.contains("total"),
+        "{}",
+        rejected[0].detail
+    );
+    assert!(
+        rejected[1].detail.contains("order.sent"),
+        "{}",
+        rejected[1].detail
+    );
+    assert_eq!(receiver.all().len(), 1);
     assert!(program.stop().await.success());
 }
