@@ -19,7 +19,7 @@ use crate::guard::UrlPolicy;
 use crate::metrics::Metrics;
 use crate::records::Payload;
 use crate::request::{self, Draft, Unbuilt};
-use crate::transport::{Exchange, OutgoingRequest, Timings, Transport};
+use crate::transport::{self, Exchange, OutgoingRequest, Timings, Transport};
 
 /// A send that is to be attempted now.
 #[derive(Clone)]
@@ -165,8 +165,7 @@ impl Maker {
             headers: exchange
                 .headers
                 .into_iter()
-                // Cookies are credentials of somebody else's.
-                .filter(|(name, _)| name != "set-cookie")
+                .filter(|(name, _)| transport::kept(name))
                 .map(|(name, value)| wire::Header { name, value })
                 .collect(),
             body: exchange.body,

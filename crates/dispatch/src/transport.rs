@@ -55,6 +55,12 @@ pub struct Exchange {
     pub timings: Timings,
 }
 
+/// Whether a header of a response may be recorded and shown. Cookies are credentials of somebody else's.
+#[must_use]
+pub fn kept(name: &str) -> bool {
+    name != "set-cookie"
+}
+
 /// What the time of an exchange was spent on. A span is `None` where it was not come to; with a connection that was open already, everything
 /// before `answer` is `None`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

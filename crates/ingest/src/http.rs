@@ -12,7 +12,7 @@ use hookline_model::wire::header;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::line::{Defaults, LineError, Names, Prepared, SOURCE, check, new_id, refused};
+use crate::line::{Defaults, LineError, Names, Prepared, SOURCE, Whole, check, new_id, refused};
 
 /// The media type of a list of CloudEvents.
 pub const BATCH_MEDIA_TYPE: &str = "application/cloudevents-batch+json";
@@ -332,29 +332,6 @@ struct Contact {
     id: Option<String>,
     email: Option<String>,
     phone: Option<String>,
-}
-
-#[derive(serde::Serialize)]
-struct Whole<'a> {
-    specversion: &'a str,
-    id: &'a str,
-    source: &'a str,
-    #[serde(rename = "type")]
-    event_type: &'a str,
-    time: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    subject: Option<&'a str>,
-    project: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    partitionkey: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    contactid: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    contactemail: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    contactphone: Option<&'a str>,
-    datacontenttype: &'a str,
-    data: &'a RawValue,
 }
 
 fn as_request(error: LineError) -> RequestError {

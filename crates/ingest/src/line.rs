@@ -112,14 +112,18 @@ impl Defaults {
     /// A CloudEvent around bare data, which stays byte for byte.
     fn wrap(&self, data: &RawValue, event_type: &str, now: Millis) -> Result<Vec<u8>, LineError> {
         let project = self.project.as_deref().ok_or(LineError::NoProject)?;
-        let event = Wrapped {
+        let event = Whole {
             specversion: "1.0",
             id: &new_id(now),
             source: self.source.as_deref().unwrap_or(SOURCE),
             event_type,
             time: &now.to_rfc3339(),
+            subject: None,
             project,
             partitionkey: self.key.as_deref(),
+            contactid: None,
+            contactemail: None,
+            contactphone: None,
             datacontenttype: "application/json",
             data,
         };
@@ -163,19 +167,28 @@ impl Defaults {
     }
 }
 
+/// A CloudEvent around data.
 #[derive(serde::Serialize)]
-struct Wrapped<'a> {
-    specversion: &'a str,
-    id: &'a str,
-    source: &'a str,
+pub(crate) struct Whole<'a> {
+    pub(crate) specversion: &'a str,
+    pub(crate) id: &'a str,
+    pub(crate) source: &'a str,
     #[serde(rename = "type")]
-    event_type: &'a str,
-    time: &'a str,
-    project: &'a str,
+    pub(crate) event_type: &'a str,
+    pub(crate) time: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    partitionkey: Option<&'a str>,
-    datacontenttype: &'a str,
-    data: &'a RawValue,
+    pub(crate) subject: Option<&'a str>,
+    pub(crate) project: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) partitionkey: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) contactid: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) contactemail: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) contactphone: Option<&'a str>,
+    pub(crate) datacontenttype: &'a str,
+    pub(crate) data: &'a RawValue,
 }
 
 /// Checks what will be published with the rules that fan-out reads by, so that an error shows here and not in `rejected`.

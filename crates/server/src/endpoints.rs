@@ -4,22 +4,21 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hookline_dispatch::client::{ClientConfig, HttpClient};
-use hookline_dispatch::outside::{Asked, Findings, Outside, Tried};
+use hookline_dispatch::outside::{Asked, Outside, Tried};
 use hookline_ingest::{PublishRequest, RequestError};
 use hookline_model::event::{self, Input};
 use hookline_model::limits::EVENT_BYTES_MAX;
 use hookline_model::matching::TypePattern;
-use hookline_model::resource::{State, Verification, Verified, Webhook};
+use hookline_model::resource::{State, Verification, Verified, Webhook, WebhookSpec};
 use hookline_model::signature::SigningKey;
 use hookline_model::time::Clock;
+use hookline_model::units::Rate;
 use hookline_model::wire;
 use hookline_registry::{Snapshot, WebhookEntry};
 use serde_json::{Value, json};
 
 use crate::config::Config;
-use crate::engine::url_policy;
-use crate::output::Exit;
+use crate::engine::WayOut;
 
 /// The event type of a test of a webhook that subscribes to none by name.
 const TEST_TYPE: &str = "hookline.test";
@@ -32,58 +31,69 @@ pub(crate) struct Endpoints {
     clock: Arc<dyn Clock>,
 }
 
+/// A request to an endpoint and what came of it.
+pub(crate) struct TestSend {
+    /// The `webhook-id` of the request.
+    pub(crate) id: String,
+    /// The event that was sent, where one was.
+    pub(crate) event: wire::Event,
+    /// The request and its answer.
+    pub(crate) tried: Tried,
+}
+
 /// What came of a webhook's verification.
 pub(crate) struct Verdict {
-    /// What was found.
-    pub(crate) findings: Findings,
+    /// Whether the endpoint passed.
+    pub(crate) passed: bool,
+    /// Why not, for people; empty when it passed.
+    pub(crate) detail: String,
     /// Why the webhook may not be saved; `None` when it may.
     pub(crate) forbidden: Option<String>,
     /// What to remember.
     pub(crate) verified: Option<Verified>,
-    /// The event that was sent, where one was.
-    pub(crate) event: wire::Event,
-    /// The `webhook-id` of the request.
-    pub(crate) id: String,
+    /// The request that was made for it.
+    pub(crate) test: TestSend,
 }
 
 impl Endpoints {
-    /// Under this configuration.
-    ///
-    /// # Errors
-    /// When a setting is refused.
-    pub(crate) fn new(config: &Config, clock: &Arc<dyn Clock>) -> Result<Self, Exit> {
-        let urls = url_policy(config)?;
-        let client = HttpClient::new(ClientConfig::new(urls.clone()), Arc::clone(clock))
-            .map_err(|error| Exit::from_error(&error))?;
-        let origin = &config.outgoing.origin;
+    /// By the process's way out.
+    pub(crate) fn new(config: &Config, clock: &Arc<dyn Clock>, way: WayOut) -> Self {
         let clock = Arc::clone(clock);
-        let outside = Outside::new(Arc::new(client), Arc::new(urls), Arc::clone(&clock), origin);
-        Ok(Self { outside, clock })
+        let outside = Outside::new(
+            way.client,
+            way.urls,
+            Arc::clone(&clock),
+            &config.outgoing.origin,
+        );
+        Self { outside, clock }
     }
 
     /// Sends an event as a test. A webhook that is not saved has no secret; its test is signed with one that nobody knows.
     pub(crate) async fn test(
         &self,
         webhook: &Webhook,
-        saved: Option<&WebhookEntry>,
-        event: &wire::Event,
-    ) -> Result<(Tried, String), String> {
+        saved: Option<&Arc<WebhookEntry>>,
+        event: wire::Event,
+    ) -> Result<TestSend, String> {
         let keys = self.keys(saved)?;
         let id = test_id();
-        let tried = self.outside.test(webhook, &keys, event, &id).await;
-        Ok((tried, id))
+        let tried = self.outside.test(webhook, &keys, &event, &id).await;
+        Ok(TestSend { id, event, tried })
     }
 
-    /// Verifies a webhook that is to be saved as `webhook`, over `saved`. `None` where there is nothing to verify: it asks for nothing, has
+    /// Verifies a webhook that is to be saved as `spec` says, over `saved`. `None` where there is nothing to verify: it asks for nothing, has
     /// passed as it is, or is inactive and needs to pass only before it goes live.
     pub(crate) async fn verify(
         &self,
         snapshot: &Snapshot,
-        webhook: &Webhook,
-        saved: Option<&WebhookEntry>,
+        spec: &WebhookSpec,
+        saved: Option<&Arc<WebhookEntry>>,
     ) -> Result<Option<Verdict>, String> {
+        let webhook = &spec.settings;
         let kind = webhook.verification;
-        let later = kind == Verification::Test && webhook.state == State::Inactive;
+        let kept = saved.filter(|_| !spec.state_given);
+        let state = kept.map_or(webhook.state, |saved| saved.state());
+        let later = kind == Verification::Test && state == State::Inactive;
         if later || saved.is_some_and(|saved| passed(saved, webhook)) {
             return Ok(None);
         }
@@ -104,17 +114,17 @@ impl Endpoints {
                 findings.detail
             )
         });
-        let verified = findings.passed.then(|| Verified {
-            part: webhook.verified_part(),
-            at_ms: self.clock.now().0,
-            rate: findings.rate,
-        });
+        let verified = self.verified(findings.passed, webhook, findings.rate);
         Ok(Some(Verdict {
-            findings,
+            passed: findings.passed,
+            detail: findings.detail,
             forbidden,
             verified,
-            event,
-            id,
+            test: TestSend {
+                id,
+                event,
+                tried: findings.tried,
+            },
         }))
     }
 
@@ -184,16 +194,20 @@ impl Endpoints {
     }
 
     /// What a passed test says of a webhook that goes live only after one.
-    pub(crate) fn passed_test(&self, webhook: &Webhook, tried: &Tried) -> Option<Verified> {
-        let counts = webhook.verification == Verification::Test && tried.delivered(webhook);
-        counts.then(|| Verified {
+    pub(crate) fn passed_test(&self, webhook: &Webhook, test: &TestSend) -> Option<Verified> {
+        let counts = webhook.verification == Verification::Test && test.tried.delivered(webhook);
+        self.verified(counts, webhook, None)
+    }
+
+    fn verified(&self, passed: bool, webhook: &Webhook, rate: Option<Rate>) -> Option<Verified> {
+        passed.then(|| Verified {
             part: webhook.verified_part(),
             at_ms: self.clock.now().0,
-            rate: None,
+            rate,
         })
     }
 
-    fn keys(&self, saved: Option<&WebhookEntry>) -> Result<Arc<[SigningKey]>, String> {
+    fn keys(&self, saved: Option<&Arc<WebhookEntry>>) -> Result<Arc<[SigningKey]>, String> {
         match saved {
             Some(saved) => saved
                 .signing_keys(self.clock.now())

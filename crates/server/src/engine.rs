@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hookline_dispatch::client::{ClientConfig, HttpClient};
 use hookline_dispatch::guard::{UrlPolicy, UrlPolicyConfig};
+use hookline_dispatch::transport::Transport;
 use hookline_journal::embedded::{self, EmbeddedConfig, EmbeddedJournal};
 use hookline_journal::kafka::{KafkaConfig, KafkaJournal};
 use hookline_journal::{Journal, JournalError, TopicInfo};
@@ -313,4 +315,29 @@ pub(crate) fn url_policy(config: &Config) -> Result<UrlPolicy, Exit> {
         ..UrlPolicyConfig::default()
     };
     UrlPolicy::new(policy).map_err(|error| Exit::usage(format!("outgoing.{error}")))
+}
+
+/// The way out of a process: one client and one policy for everything that customers' URLs are asked.
+#[derive(Clone)]
+pub(crate) struct WayOut {
+    /// The client.
+    pub(crate) client: Arc<dyn Transport>,
+    /// The judgement of URLs, the same that the client's guard has.
+    pub(crate) urls: Arc<UrlPolicy>,
+}
+
+impl WayOut {
+    /// Under this configuration.
+    ///
+    /// # Errors
+    /// When a setting is refused.
+    pub(crate) fn new(config: &Config, clock: &Arc<dyn Clock>) -> Result<Self, Exit> {
+        let urls = url_policy(config)?;
+        let client = HttpClient::new(ClientConfig::new(urls.clone()), Arc::clone(clock))
+            .map_err(|error| Exit::from_error(&error))?;
+        Ok(Self {
+            client: Arc::new(client),
+            urls: Arc::new(urls),
+        })
+    }
 }

@@ -9,15 +9,13 @@
 
 use std::sync::Arc;
 
-use hookline_dispatch::client::{ClientConfig, HttpClient};
 use hookline_dispatch::tiers::{Tiers, TiersConfig};
-use hookline_dispatch::transport::Transport;
 use hookline_dispatch::{Dispatch, DispatchConfig};
 use hookline_fanout::{Fanout, FanoutConfig};
 
 use crate::api::Api;
 use crate::cli::Role;
-use crate::engine::{System, url_policy, worker_name};
+use crate::engine::{System, WayOut, worker_name};
 use crate::lag::{self, Lag};
 use crate::output::Exit;
 use crate::process::Process;
@@ -51,6 +49,7 @@ pub(crate) fn start(process: &mut Process, system: &System, roles: &[Role]) -> R
         process.metrics.own(),
     )
     .map_err(|error| Exit::from_error(&error))?;
+    let way = WayOut::new(&system.config, &system.clock)?;
     for role in roles {
         match role {
             // events × registry → deliveries: one record for all webhooks of a partition.
@@ -58,7 +57,7 @@ pub(crate) fn start(process: &mut Process, system: &System, roles: &[Role]) -> R
             // deliveries → HTTP → attempts, and from there what follows: retry.*, dead, responses.
             Role::Dispatch => process
                 .tasks
-                .start(Kind::Dispatch, dispatch(process, system)?),
+                .start(Kind::Dispatch, dispatch(process, system, &way)),
             // retry.* → retry.* → deliveries: plain copiers, each topic with one delay.
             Role::Tiers => process.tasks.start(Kind::Tiers, tiers(process, system)),
             // Accepted words whose stages are still to come.
@@ -67,7 +66,7 @@ pub(crate) fn start(process: &mut Process, system: &System, roles: &[Role]) -> R
             Role::Ingest | Role::Api => {}
         }
     }
-    let api = Api::new(system, roles)?;
+    let api = Api::new(system, roles, way);
     process.pages.started(system.journal(), lag, api);
     Ok(())
 }
@@ -110,15 +109,12 @@ fn tiers(process: &Process, system: &System) -> Start {
     })
 }
 
-fn dispatch(process: &Process, system: &System) -> Result<Start, Exit> {
-    // One client for all starts: connections and the guard outlive a restart of the stage.
-    let urls = url_policy(&system.config)?;
-    let client = HttpClient::new(ClientConfig::new(urls.clone()), Arc::clone(&system.clock))
-        .map_err(|error| Exit::from_error(&error))?;
-    let (client, urls): (Arc<dyn Transport>, _) = (Arc::new(client), Arc::new(urls));
+fn dispatch(process: &Process, system: &System, way: &WayOut) -> Start {
+    // One for all starts: connections and the guard outlive a restart of the stage.
+    let way = way.clone();
     let (system, metrics) = (system.clone(), Arc::clone(&process.metrics));
-    Ok(Box::new(move |stop| {
-        let (system, client, urls) = (system.clone(), Arc::clone(&client), Arc::clone(&urls));
+    Box::new(move |stop| {
+        let (system, way) = (system.clone(), way.clone());
         let metrics = metrics.stage(Kind::Dispatch);
         Box::pin(async move {
             let mut config = DispatchConfig::new(&system.config.journal.prefix, &worker_name());
@@ -128,12 +124,12 @@ fn dispatch(process: &Process, system: &System) -> Result<Start, Exit> {
                 config,
                 system.journal(),
                 system.registry,
-                client,
-                urls,
+                way.client,
+                way.urls,
                 system.clock,
                 &metrics,
             )?;
             Ok(stage.run(stop).await?)
         })
-    }))
+    })
 }

@@ -1,19 +1,19 @@
 //! Resources as people and programs see them: the words of the resource file, and what the system added. Secrets are never shown.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use hookline_dispatch::outside::Tried;
+use hookline_dispatch::transport;
 use hookline_model::outcome::Outcome;
 use hookline_model::resource::Webhook;
 use hookline_model::time::Millis;
-use hookline_model::wire;
 use hookline_registry::{DeletedWebhook, EventTypeEntry, KeyEntry, ProjectEntry, WebhookEntry};
 use serde_json::{Value, json};
 
-use crate::endpoints::Verdict;
+use crate::endpoints::{TestSend, Verdict};
 
 /// What the system adds to resources. Documents that come back with these members are taken; they change nothing.
 pub(crate) const READ_ONLY: [&str; 10] = [
@@ -70,13 +70,8 @@ pub(crate) fn deleted_webhook(deleted: &DeletedWebhook) -> Value {
 }
 
 /// A request to an endpoint and what came of it, with the fields of an item of `attempts`. It is recorded nowhere.
-pub(crate) fn tried(
-    webhook: &Webhook,
-    saved: Option<&WebhookEntry>,
-    tried: &Tried,
-    event: &wire::Event,
-    id: &str,
-) -> Value {
+pub(crate) fn test(webhook: &Webhook, saved: Option<&Arc<WebhookEntry>>, test: &TestSend) -> Value {
+    let TestSend { id, event, tried } = test;
     let exchange = &tried.exchange;
     let delivered = tried.delivered(webhook);
     let status = exchange.answer.status();
@@ -100,11 +95,10 @@ pub(crate) fn tried(
         shown
     });
     let response = status.map(|status| {
-        // Cookies are credentials of somebody else's.
         let kept = exchange
             .headers
             .iter()
-            .filter(|(name, _)| name != "set-cookie");
+            .filter(|(name, _)| transport::kept(name));
         let kept: Vec<_> = kept.cloned().collect();
         let mut shown = json!({
             "status": status,
@@ -146,12 +140,11 @@ pub(crate) fn tried(
 
 /// What came of a verification.
 pub(crate) fn verdict(webhook: &Webhook, verdict: &Verdict) -> Value {
-    let findings = &verdict.findings;
     json!({
         "verification": webhook.verification.as_str(),
-        "passed": findings.passed,
-        "detail": findings.detail,
-        "attempt": tried(webhook, None, &findings.tried, &verdict.event, &verdict.id),
+        "passed": verdict.passed,
+        "detail": verdict.detail,
+        "attempt": test(webhook, None, &verdict.test),
     })
 }
 

@@ -11,30 +11,38 @@ use hookline_model::ids::Slug;
 use hookline_registry::{KeyEntry, ProjectEntry, Snapshot};
 
 use super::{Api, Problem};
+use crate::cli::Role as Served;
 use crate::http::Pages;
 
 /// A right that a handler needs.
 pub(crate) trait Right: Send + Sync + 'static {
     /// What it does.
     const ACTION: Action;
+    /// The role of a process that does it.
+    const SERVED_BY: Served;
 }
 
 /// Declares rights as types.
 macro_rules! rights {
-    ($($(#[$doc:meta])* $name:ident,)+) => {
-        $($(#[$doc])* pub(crate) struct $name; impl Right for $name { const ACTION: Action = Action::$name; })+
-    };
+    ($($(#[$doc:meta])* $name:ident by $role:ident,)+) => {$(
+        $(#[$doc])*
+        pub(crate) struct $name;
+        impl Right for $name {
+            const ACTION: Action = Action::$name;
+            const SERVED_BY: Served = Served::$role;
+        }
+    )+};
 }
 
 rights! {
     /// To look at something.
-    Read,
+    Read by Api,
     /// To publish.
-    Publish,
+    Publish by Ingest,
     /// To change webhooks, event types and what belongs to them.
-    Manage,
+    Manage by Api,
     /// To change projects and keys.
-    Administer,
+    Administer by Api,
 }
 
 /// Somebody whose key is accepted and allows what the handler does.
@@ -75,8 +83,7 @@ impl<R> Caller<R> {
 
 /// There is no such project, or the caller may not know of it.
 pub(crate) fn no_project(id: &str) -> Problem {
-    let shown: String = id.chars().take(64).collect();
-    Problem::not_found(format!("there is no project {shown}"))
+    Problem::none("project", id)
 }
 
 impl<R: Right> FromRequestParts<Arc<Pages>> for Caller<R> {
@@ -103,14 +110,15 @@ impl<R: Right> FromRequestParts<Arc<Pages>> for Caller<R> {
         if let Some((_, id)) = path.iter().find(|(name, _)| *name == "project") {
             caller.project(id)?;
         }
-        if caller.role().may(R::ACTION) {
-            return Ok(caller);
+        if !caller.role().may(R::ACTION) {
+            return Err(Problem::forbidden(format!(
+                "this key has the role {}; this needs one of: {}",
+                caller.role(),
+                Role::that_may(R::ACTION)
+            )));
         }
-        Err(Problem::forbidden(format!(
-            "this key has the role {}; this needs one of: {}",
-            caller.role(),
-            Role::that_may(R::ACTION)
-        )))
+        caller.api.serves(R::SERVED_BY)?;
+        Ok(caller)
     }
 }
 

@@ -14,9 +14,8 @@ use serde_json::{Map, Value, json};
 
 use super::Problem;
 use super::caller::{Caller, Manage, Read};
-use super::projects::{TRIES, busy, merge, strip, taken};
+use super::projects::{TRIES, busy, merged, strip, taken};
 use super::request::{Condition, Object, Parameters, created, tagged};
-use crate::cli::Role;
 use crate::shown;
 
 /// `GET …/event-types`.
@@ -25,7 +24,6 @@ pub(super) async fn list(
     Path(project): Path<String>,
     parameters: Parameters,
 ) -> Result<Response, Problem> {
-    caller.api.serves(Role::Api)?;
     parameters.only(&["limit", "cursor"])?;
     let page = parameters.page(&format!("event-types/{project}"))?;
     let snapshot = caller.refreshed().await?;
@@ -41,7 +39,6 @@ pub(super) async fn create(
     Path(project): Path<String>,
     Object(body): Object,
 ) -> Result<Response, Problem> {
-    caller.api.serves(Role::Api)?;
     let spec = read(body, &project, None)?;
     let written = caller.api.registry.put_event_type(&spec, false, Some(0));
     let done = written
@@ -56,7 +53,6 @@ pub(super) async fn load(
     Path(project): Path<String>,
     body: Object,
 ) -> Result<Response, Problem> {
-    caller.api.serves(Role::Api)?;
     body.only(&["preset"])?;
     let preset = match body.text("preset")? {
         None => return Err(Problem::field("preset", "is required")),
@@ -82,7 +78,6 @@ pub(super) async fn show(
     mut caller: Caller<Read>,
     Path((project, name)): Path<(String, String)>,
 ) -> Result<Response, Problem> {
-    caller.api.serves(Role::Api)?;
     let snapshot = caller.refreshed().await?;
     let entry = find(&snapshot, &project, &name)?;
     Ok(tagged(
@@ -99,7 +94,6 @@ pub(super) async fn put(
     condition: Condition,
     Object(body): Object,
 ) -> Result<Response, Problem> {
-    caller.api.serves(Role::Api)?;
     let spec = read(body, &project, Some(&name))?;
     let if_match = match condition {
         Condition::None => None,
@@ -121,17 +115,13 @@ pub(super) async fn patch(
     condition: Condition,
     Object(mut body): Object,
 ) -> Result<Response, Problem> {
-    caller.api.serves(Role::Api)?;
     strip(&mut body);
     let whole = ["schema", "example"].map(|key| (key, body.shift_remove(key)));
     for _ in 0..TRIES {
         let snapshot = caller.refreshed().await?;
         let current = find(&snapshot, &project, &name)?;
         condition.holds(current.version)?;
-        let Value::Object(mut document) = current.settings.to_document() else {
-            return Err(Problem::malformed("the body must be a JSON object"));
-        };
-        merge(&mut document, &body);
+        let mut document = merged(current.settings.to_document(), &body);
         for (key, value) in &whole {
             if let Some(value) = value {
                 document.insert((*key).into(), value.clone());
@@ -154,21 +144,14 @@ pub(super) async fn delete(
     Path((project, name)): Path<(String, String)>,
     condition: Condition,
 ) -> Result<Response, Problem> {
-    caller.api.serves(Role::Api)?;
-    let if_match = match condition {
-        Condition::Version(version) => Some(version),
-        Condition::None | Condition::Exists => None,
-        Condition::Absent => return Err(Problem::parameter("If-None-Match", "means nothing here")),
-    };
+    let if_match = condition.to_delete()?;
     let deleted = caller
         .api
         .registry
         .delete_event_type(&project, &name, if_match);
-    match deleted.await {
-        Ok(_) => Ok(StatusCode::NO_CONTENT.into_response()),
-        Err(WriteError::NotFound { .. }) => Err(no_event_type(&name)),
-        Err(error) => Err(error.into()),
-    }
+    let deleted = deleted.await;
+    deleted.map_err(|error| Problem::unwritten(error, "event type", &name))?;
+    Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 fn find<'a>(
@@ -179,12 +162,7 @@ fn find<'a>(
     let found = snapshot.event_type(project, name);
     found
         .map(|entry| &**entry)
-        .ok_or_else(|| no_event_type(name))
-}
-
-fn no_event_type(name: &str) -> Problem {
-    let shown: String = name.chars().take(64).collect();
-    Problem::not_found(format!("there is no event type {shown}"))
+        .ok_or_else(|| Problem::none("event type", name))
 }
 
 fn read(

@@ -26,7 +26,6 @@ use tokio::sync::Semaphore;
 use super::caller::{Caller, Publish};
 use super::request::read_body;
 use super::{Api, Problem};
-use crate::cli::Role;
 use crate::engine::System;
 use crate::output::Chain;
 
@@ -149,7 +148,6 @@ pub(super) async fn publish(
     request: Request,
 ) -> Result<Response, Problem> {
     let api = Arc::clone(&caller.api);
-    api.serves(Role::Ingest)?;
     let project = &caller.project(&id)?.settings;
     let (parts, body) = request.into_parts();
     let bytes = read_body(body, PUBLISH_BODY_BYTES).await?;

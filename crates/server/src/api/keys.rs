@@ -1,7 +1,6 @@
 //! `/v1/projects/{project}/keys`: keys that see one project.
 
 use std::borrow::Cow;
-use std::time::Duration;
 
 use axum::Json;
 use axum::extract::Path;
@@ -9,21 +8,16 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use hookline_model::access::Role as KeyRole;
 use hookline_model::ids::Slug;
-use hookline_model::limits::OVERLAP_MAX;
 use hookline_model::resource::FieldError;
 use hookline_model::time::Millis;
-use hookline_registry::{KeyChange, KeyEntry, KeyMade, NewKey, Snapshot, WriteError};
+use hookline_registry::{KeyChange, KeyEntry, KeyMade, NewKey, Snapshot};
 use secrecy::ExposeSecret as _;
 use serde_json::Value;
 
 use super::Problem;
 use super::caller::{Administer, Caller};
 use super::request::{Condition, Object, Parameters, created, tagged};
-use crate::cli::Role;
 use crate::shown;
-
-/// How long an old key is accepted beside its successor, unless told otherwise.
-const OVERLAP_DEFAULT: Duration = Duration::from_secs(24 * 3600);
 
 /// `GET …/keys`.
 pub(super) async fn list(
@@ -31,7 +25,6 @@ pub(super) async fn list(
     Path(project): Path<String>,
     parameters: Parameters,
 ) -> Result<Response, Problem> {
-    caller.api.serves(Role::Api)?;
     parameters.only(&["limit", "cursor"])?;
     let page = parameters.page(&format!("keys/{project}"))?;
     let snapshot = caller.refreshed().await?;
@@ -48,7 +41,6 @@ pub(super) async fn create(
     Path(project): Path<String>,
     body: Object,
 ) -> Result<Response, Problem> {
-    caller.api.serves(Role::Api)?;
     body.only(&["role", "title", "expires_at"])?;
     let role = match body.text("role")? {
         None => Err("is required: viewer, publisher, manager or admin".to_owned()),
@@ -70,7 +62,6 @@ pub(super) async fn show(
     mut caller: Caller<Administer>,
     Path((project, id)): Path<(String, String)>,
 ) -> Result<Response, Problem> {
-    caller.api.serves(Role::Api)?;
     let snapshot = caller.refreshed().await?;
     let entry = find(&snapshot, &project, &id)?;
     Ok(tagged(StatusCode::OK, entry.version, shown::key(entry)))
@@ -83,7 +74,6 @@ pub(super) async fn patch(
     condition: Condition,
     body: Object,
 ) -> Result<Response, Problem> {
-    caller.api.serves(Role::Api)?;
     body.only(&["title", "expires_at"])?;
     let change = KeyChange {
         title: match body.0.contains_key("title") {
@@ -101,7 +91,9 @@ pub(super) async fn patch(
         .api
         .registry
         .change_key(project, &id, &change, if_match);
-    let entry = changed.await.map_err(|error| unknown(error, &id))?;
+    let entry = changed
+        .await
+        .map_err(|error| Problem::unwritten(error, "key", &id))?;
     Ok(tagged(StatusCode::OK, entry.version, shown::key(&entry)))
 }
 
@@ -111,13 +103,14 @@ pub(super) async fn delete(
     Path((project, id)): Path<(String, String)>,
     condition: Condition,
 ) -> Result<Response, Problem> {
-    caller.api.serves(Role::Api)?;
     let snapshot = caller.refreshed().await?;
     let current = find(&snapshot, &project, &id)?;
     let if_match = condition.version(Some(current.version))?;
     let project = current.key.project.as_ref();
     let revoked = caller.api.registry.revoke_key(project, &id, if_match);
-    revoked.await.map_err(|error| unknown(error, &id))?;
+    revoked
+        .await
+        .map_err(|error| Problem::unwritten(error, "key", &id))?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -127,7 +120,6 @@ pub(super) async fn act(
     Path((project, id)): Path<(String, String)>,
     body: Object,
 ) -> Result<Response, Problem> {
-    caller.api.serves(Role::Api)?;
     let Some((id, action)) = id.rsplit_once(':') else {
         return Err(Problem::wrong_method(
             "a key is changed with PATCH; POST is for `{id}:rotate`",
@@ -136,18 +128,13 @@ pub(super) async fn act(
     if action != "rotate" {
         return Err(Problem::not_found("what can be done to a key is: rotate"));
     }
-    body.only(&["overlap"])?;
-    let overlap = body.duration("overlap", OVERLAP_MAX)?;
+    let overlap = body.overlap()?;
     let snapshot = caller.refreshed().await?;
     let current = find(&snapshot, &project, id)?;
-    let ends = caller
-        .api
-        .clock
-        .now()
-        .plus(overlap.unwrap_or(OVERLAP_DEFAULT));
+    let ends = caller.api.clock.now().plus(overlap);
     let of = current.key.project.as_ref();
     let made = caller.api.registry.rotate_key(of, id, ends).await;
-    let made = made.map_err(|error| unknown(error, id))?;
+    let made = made.map_err(|error| Problem::unwritten(error, "key", id))?;
     Ok(made_answer(&made, &project))
 }
 
@@ -157,19 +144,9 @@ fn of(entry: &KeyEntry, project: &str) -> bool {
 
 fn find<'a>(snapshot: &'a Snapshot, project: &str, id: &str) -> Result<&'a KeyEntry, Problem> {
     let found = snapshot.key(id).filter(|entry| of(entry, project));
-    found.map(|entry| &**entry).ok_or_else(|| no_key(id))
-}
-
-fn no_key(id: &str) -> Problem {
-    let shown: String = id.chars().take(64).collect();
-    Problem::not_found(format!("there is no key {shown}"))
-}
-
-fn unknown(error: WriteError, id: &str) -> Problem {
-    match error {
-        WriteError::NotFound { .. } => no_key(id),
-        other => other.into(),
-    }
+    found
+        .map(|entry| &**entry)
+        .ok_or_else(|| Problem::none("key", id))
 }
 
 /// `expires_at` of a body: absent, `null` (never), or a time to come.

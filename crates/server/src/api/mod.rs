@@ -13,7 +13,7 @@ mod problem;
 mod projects;
 mod request;
 mod states;
-mod tests;
+mod test_sends;
 mod webhooks;
 
 use std::collections::BTreeSet;
@@ -32,9 +32,8 @@ use self::events::Publishing;
 pub(crate) use self::problem::Problem;
 use crate::cli::Role;
 use crate::endpoints::Endpoints;
-use crate::engine::{System, url_policy};
+use crate::engine::{System, WayOut};
 use crate::http::Pages;
-use crate::output::Exit;
 
 /// How long a request waits to see what is current.
 const CURRENT_WITHIN: Duration = Duration::from_secs(3);
@@ -49,7 +48,7 @@ pub(crate) struct Api {
     /// The time.
     pub(crate) clock: Arc<dyn Clock>,
     /// The judgement of URLs.
-    pub(crate) urls: UrlPolicy,
+    pub(crate) urls: Arc<UrlPolicy>,
     /// The way to endpoints, for tests and verification.
     pub(crate) endpoints: Endpoints,
     /// The way of events to the journal.
@@ -62,19 +61,16 @@ pub(crate) struct Api {
 
 impl Api {
     /// The API of a process with these roles.
-    ///
-    /// # Errors
-    /// When a setting is refused.
-    pub(crate) fn new(system: &System, roles: &[Role]) -> Result<Self, Exit> {
-        Ok(Self {
+    pub(crate) fn new(system: &System, roles: &[Role], way: WayOut) -> Self {
+        Self {
             registry: system.registry.clone(),
             clock: Arc::clone(&system.clock),
-            urls: url_policy(&system.config)?,
-            endpoints: Endpoints::new(&system.config, &system.clock)?,
+            urls: Arc::clone(&way.urls),
+            endpoints: Endpoints::new(&system.config, &system.clock, way),
             publishing: Publishing::new(system),
             roles: roles.iter().copied().collect(),
             current_at: Mutex::new(None),
-        })
+        }
     }
 
     /// Whether this process does that at all.
@@ -131,7 +127,10 @@ pub(crate) fn routes() -> Vec<(&'static str, MethodRouter<Arc<Pages>>)> {
             "/v1/projects/{project}/webhooks",
             get(webhooks::list).post(webhooks::create),
         ),
-        ("/v1/projects/{project}/webhooks:test", post(tests::unsaved)),
+        (
+            "/v1/projects/{project}/webhooks:test",
+            post(test_sends::unsaved),
+        ),
         (
             "/v1/projects/{project}/webhooks/{name}",
             get(webhooks::show)

@@ -82,6 +82,20 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "not-found", "Not found", detail)
     }
 
+    /// 404: there is no such thing of that name, or the caller may not know of it.
+    pub(crate) fn none(what: &str, name: &str) -> Self {
+        let shown: String = name.chars().take(64).collect();
+        Self::not_found(format!("there is no {what} {shown}"))
+    }
+
+    /// A write that failed; one that found nothing says so in the caller's words.
+    pub(crate) fn unwritten(error: WriteError, what: &str, name: &str) -> Self {
+        match error {
+            WriteError::NotFound { .. } => Self::none(what, name),
+            other => other.into(),
+        }
+    }
+
     /// 405.
     pub(crate) fn wrong_method(detail: impl Into<String>) -> Self {
         Self::new(

@@ -13,7 +13,6 @@ use serde_json::{Map, Value};
 use super::Problem;
 use super::caller::{Administer, Caller, Read};
 use super::request::{Condition, Object, Parameters, created, tagged};
-use crate::cli::Role;
 use crate::shown::{self, READ_ONLY};
 
 /// Tries of a change that does not say which version it means.
@@ -24,7 +23,6 @@ pub(super) async fn list(
     mut caller: Caller<Read>,
     parameters: Parameters,
 ) -> Result<Response, Problem> {
-    caller.api.serves(Role::Api)?;
     parameters.only(&["limit", "cursor"])?;
     let page = parameters.page("projects")?;
     let snapshot = caller.refreshed().await?;
@@ -44,7 +42,6 @@ pub(super) async fn create(
     caller: Caller<Administer>,
     Object(mut body): Object,
 ) -> Result<Response, Problem> {
-    caller.api.serves(Role::Api)?;
     strip(&mut body);
     let spec = read_project(&body).map_err(Problem::invalid)?;
     if let Some(own) = caller.bound_to() {
@@ -63,7 +60,6 @@ pub(super) async fn show(
     mut caller: Caller<Read>,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
-    caller.api.serves(Role::Api)?;
     caller.refreshed().await?;
     let project = caller.project(&id)?;
     Ok(tagged(
@@ -80,7 +76,6 @@ pub(super) async fn patch(
     condition: Condition,
     Object(mut body): Object,
 ) -> Result<Response, Problem> {
-    caller.api.serves(Role::Api)?;
     strip(&mut body);
     for _ in 0..TRIES {
         caller.refreshed().await?;
@@ -109,7 +104,6 @@ pub(super) async fn delete(
     Path(id): Path<String>,
     condition: Condition,
 ) -> Result<Response, Problem> {
-    caller.api.serves(Role::Api)?;
     caller.refreshed().await?;
     let project = caller.project(&id)?;
     let if_match = condition.version(Some(project.version))?;
@@ -119,10 +113,7 @@ pub(super) async fn delete(
 }
 
 fn patched(current: &ProjectSpec, patch: &Map<String, Value>) -> Result<ProjectSpec, Problem> {
-    let Value::Object(mut document) = current.to_document() else {
-        return Err(Problem::malformed("the body must be a JSON object"));
-    };
-    merge(&mut document, patch);
+    let document = merged(current.to_document(), patch);
     let spec = read_project(&document).map_err(Problem::invalid)?;
     if spec.id != current.id {
         return Err(Problem::field("id", "cannot be changed"));
@@ -143,8 +134,19 @@ pub(super) fn strip(body: &mut Map<String, Value>) {
     body.retain(|key, _| !READ_ONLY.contains(&key.as_str()));
 }
 
+/// A resource's document with a patch in it.
+pub(super) fn merged(document: Value, patch: &Map<String, Value>) -> Map<String, Value> {
+    let mut document = match document {
+        Value::Object(document) => document,
+        // Resources are objects.
+        _ => Map::new(),
+    };
+    merge(&mut document, patch);
+    document
+}
+
 /// A JSON merge patch (RFC 7396), but that a schedule is replaced as a whole: it is one of several forms, and two at once mean nothing.
-pub(super) fn merge(into: &mut Map<String, Value>, patch: &Map<String, Value>) {
+fn merge(into: &mut Map<String, Value>, patch: &Map<String, Value>) {
     for (key, value) in patch {
         match (into.get_mut(key), value) {
             (_, Value::Null) => drop(into.shift_remove(key)),

@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Json, http};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hookline_model::limits::OVERLAP_MAX;
 use hookline_model::resource::FieldError;
 use hookline_model::units::parse_duration;
 use serde_json::{Map, Value, json};
@@ -20,6 +21,8 @@ use super::Problem;
 
 /// Bytes of a resource in a request.
 const BODY_BYTES_MAX: usize = 1024 * 1024;
+/// How long an old secret or key goes on beside its successor, unless told otherwise.
+const OVERLAP_DEFAULT: Duration = Duration::from_secs(24 * 3600);
 /// Items of a page, unless told otherwise, and at most.
 const LIMIT_DEFAULT: usize = 50;
 const LIMIT_MAX: usize = 500;
@@ -117,8 +120,15 @@ impl Object {
         }
     }
 
+    /// All that a rotation may say: how long the old one goes on beside the new one.
+    pub(crate) fn overlap(&self) -> Result<Duration, Problem> {
+        self.only(&["overlap"])?;
+        let overlap = self.duration("overlap", OVERLAP_MAX)?;
+        Ok(overlap.unwrap_or(OVERLAP_DEFAULT))
+    }
+
     /// A duration (`24h`) of at most `max`, if it is there.
-    pub(crate) fn duration(&self, key: &str, max: Duration) -> Result<Option<Duration>, Problem> {
+    fn duration(&self, key: &str, max: Duration) -> Result<Option<Duration>, Problem> {
         let Some(text) = self.text(key)? else {
             return Ok(None);
         };
@@ -160,6 +170,15 @@ impl Condition {
             (Self::Absent, Some(_)) => Err(Problem::precondition("it is there already")),
             (Self::Exists, Some(version)) => Ok(Some(version)),
             (Self::Exists, None) => Err(Problem::precondition("it is not there")),
+        }
+    }
+
+    /// The version to ask the registry for when something is deleted: it must be there anyway.
+    pub(crate) fn to_delete(self) -> Result<Option<u64>, Problem> {
+        match self {
+            Self::Version(version) => Ok(Some(version)),
+            Self::None | Self::Exists => Ok(None),
+            Self::Absent => Err(Problem::parameter("If-None-Match", "means nothing here")),
         }
     }
 

@@ -1,14 +1,12 @@
 //! `POST …/webhooks/{name}:…`: states, tests, restoring, new secrets.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Json;
 use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use hookline_model::ids::WebhookUid;
-use hookline_model::limits::OVERLAP_MAX;
 use hookline_model::resource::{State, Verification};
 use hookline_registry::{DeletedWebhook, WebhookEntry};
 use secrecy::ExposeSecret as _;
@@ -16,13 +14,9 @@ use secrecy::ExposeSecret as _;
 use super::Problem;
 use super::caller::{Caller, Manage};
 use super::request::{Condition, Object, tagged};
-use super::tests::chosen;
-use super::webhooks::{find, no_webhook, unknown, unsigned};
-use crate::cli::Role;
+use super::test_sends::chosen;
+use super::webhooks::{find, unsigned};
 use crate::{endpoints, shown};
-
-/// How long an old secret signs beside a new one, unless told otherwise.
-const OVERLAP_DEFAULT: Duration = Duration::from_secs(24 * 3600);
 
 const ACTIONS: &str = "activate, deactivate, pause, resume, rotate-secret, restore, test";
 
@@ -33,7 +27,6 @@ pub(super) async fn act(
     condition: Condition,
     body: Object,
 ) -> Result<Response, Problem> {
-    caller.api.serves(Role::Api)?;
     let Some((name, action)) = name.rsplit_once(':') else {
         return Err(Problem::wrong_method(format!(
             "a webhook is written with PUT or PATCH; POST is for `{{name}}:action`, which is one of: {ACTIONS}"
@@ -108,17 +101,16 @@ impl Target {
         self.body.only(&["event_type", "event"])?;
         let webhook = &current.settings;
         let event = chosen(api, &self.caller.snapshot, webhook, &self.body)?;
-        let sent = api.endpoints.test(webhook, Some(&current), &event).await;
-        let (tried, id) = sent.map_err(unsigned)?;
-        if let Some(verified) = api.endpoints.passed_test(webhook, &tried) {
+        let test = api.endpoints.test(webhook, Some(&current), event).await;
+        let test = test.map_err(unsigned)?;
+        if let Some(verified) = api.endpoints.passed_test(webhook, &test) {
             let registry = &api.registry;
             registry
                 .set_verified(&self.project, &self.name, &verified)
                 .await
-                .map_err(|error| unknown(error, &self.name))?;
+                .map_err(|error| Problem::unwritten(error, "webhook", &self.name))?;
         }
-        let attempt = shown::tried(webhook, Some(&current), &tried, &event, &id);
-        Ok(Json(attempt).into_response())
+        Ok(Json(shown::test(webhook, Some(&current), &test)).into_response())
     }
 
     /// Sets the state. With `only_from` it must be in that state now, or be there already.
@@ -143,16 +135,14 @@ impl Target {
         let written = registry
             .set_state(project, name, state, reason.as_deref(), if_match)
             .await
-            .map_err(|error| unknown(error, name))?;
+            .map_err(|error| Problem::unwritten(error, "webhook", name))?;
         let snapshot = registry.applied(written.offset).await?;
         let webhook = find(&snapshot, project, name)?;
         Ok(self.shown(webhook))
     }
 
     async fn rotate(mut self) -> Result<Response, Problem> {
-        self.body.only(&["overlap"])?;
-        let overlap = self.body.duration("overlap", OVERLAP_MAX)?;
-        let overlap = overlap.unwrap_or(OVERLAP_DEFAULT);
+        let overlap = self.body.overlap()?;
         let if_match = match self.condition {
             Condition::None => None,
             _ => Some(self.current().await?.version),
@@ -161,7 +151,7 @@ impl Target {
         let rotated = registry
             .rotate_secret(&self.project, &self.name, overlap, if_match)
             .await
-            .map_err(|error| unknown(error, &self.name))?;
+            .map_err(|error| Problem::unwritten(error, "webhook", &self.name))?;
         let mut body = shown::webhook(&rotated.webhook, self.caller.api.clock.now());
         body["secret"] = rotated.new_secret.expose_secret().into();
         Ok(tagged(StatusCode::OK, rotated.webhook.version, body))
@@ -181,7 +171,7 @@ impl Target {
         // The latest first.
         let meant = |d: &&DeletedWebhook| d.name == self.name && uid.is_none_or(|u| u == d.uid);
         let Some(meant) = deleted.iter().find(meant) else {
-            return Err(no_webhook(&self.name).with("deleted", false.into()));
+            return Err(Problem::none("webhook", &self.name).with("deleted", false.into()));
         };
         let webhook = registry.restore_webhook(&self.project, meant.uid).await?;
         Ok(self.shown(&webhook))

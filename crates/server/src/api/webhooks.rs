@@ -8,17 +8,16 @@ use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use hookline_model::ids::Slug;
-use hookline_model::resource::{FieldError, Webhook, WebhookSpec, read_webhook};
+use hookline_model::resource::{FieldError, WebhookSpec, read_webhook};
 use hookline_registry::{PutWebhook, Snapshot, WebhookEntry, WebhookWritten, WriteError};
 use secrecy::ExposeSecret as _;
 use serde_json::{Map, Value};
 
 use super::caller::{Caller, Manage, Read};
 use super::event_types::misplaced;
-use super::projects::{TRIES, busy, merge, strip, taken};
+use super::projects::{TRIES, busy, merged, strip, taken};
 use super::request::{Condition, Object, Parameters, created, tagged};
 use super::{Api, Problem};
-use crate::cli::Role;
 use crate::endpoints::Verdict;
 use crate::shown;
 
@@ -28,7 +27,6 @@ pub(super) async fn list(
     Path(project): Path<String>,
     parameters: Parameters,
 ) -> Result<Response, Problem> {
-    caller.api.serves(Role::Api)?;
     parameters.only(&["limit", "cursor", "deleted"])?;
     let now = caller.api.clock.now();
     if parameters.flag("deleted")? {
@@ -56,7 +54,6 @@ pub(super) async fn create(
     Path(project): Path<String>,
     Object(body): Object,
 ) -> Result<Response, Problem> {
-    caller.api.serves(Role::Api)?;
     let spec = read(&caller.api, body, &project, None)?;
     let name = spec.settings.name.clone();
     let snapshot = caller.refreshed().await?;
@@ -77,7 +74,6 @@ pub(super) async fn show(
     mut caller: Caller<Read>,
     Path((project, name)): Path<(String, String)>,
 ) -> Result<Response, Problem> {
-    caller.api.serves(Role::Api)?;
     let snapshot = caller.refreshed().await?;
     let webhook = find(&snapshot, &project, &name)?;
     let body = shown::webhook(webhook, caller.api.clock.now());
@@ -91,7 +87,6 @@ pub(super) async fn put(
     condition: Condition,
     Object(body): Object,
 ) -> Result<Response, Problem> {
-    caller.api.serves(Role::Api)?;
     let spec = read(&caller.api, body, &project, Some(&name))?;
     for _ in 0..TRIES {
         let snapshot = caller.refreshed().await?;
@@ -122,21 +117,14 @@ pub(super) async fn patch(
     condition: Condition,
     Object(mut body): Object,
 ) -> Result<Response, Problem> {
-    caller.api.serves(Role::Api)?;
     strip(&mut body);
     for _ in 0..TRIES {
         let snapshot = caller.refreshed().await?;
         let current = find(&snapshot, &project, &name)?;
         condition.holds(current.version)?;
-        let Value::Object(mut document) = current.settings.to_document() else {
-            return Err(Problem::malformed("the body must be a JSON object"));
-        };
-        merge(&mut document, &body);
+        let document = merged(current.settings.to_document(), &body);
         let mut spec = read(&caller.api, document, &project, Some(&name))?;
         spec.state_given = body.get("state").is_some_and(|state| !state.is_null());
-        if !spec.state_given {
-            spec.settings.state = current.state();
-        }
         let if_match = Some(current.version);
         match save(&caller.api, &snapshot, spec, Some(current), if_match).await {
             Err(Unsaved::Write(WriteError::Conflict { .. })) if condition == Condition::None => {}
@@ -152,17 +140,14 @@ pub(super) async fn delete(
     Path((project, name)): Path<(String, String)>,
     condition: Condition,
 ) -> Result<Response, Problem> {
-    caller.api.serves(Role::Api)?;
-    let if_match = match condition {
-        Condition::Version(version) => Some(version),
-        Condition::None | Condition::Exists => None,
-        Condition::Absent => return Err(Problem::parameter("If-None-Match", "means nothing here")),
-    };
+    let if_match = condition.to_delete()?;
     let deleted = caller
         .api
         .registry
         .delete_webhook(&project, &name, if_match);
-    deleted.await.map_err(|error| unknown(error, &name))?;
+    deleted
+        .await
+        .map_err(|error| Problem::unwritten(error, "webhook", &name))?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -173,21 +158,7 @@ pub(super) fn find<'a>(
     name: &str,
 ) -> Result<&'a Arc<WebhookEntry>, Problem> {
     let found = snapshot.by_name(project, name);
-    found.ok_or_else(|| no_webhook(name))
-}
-
-/// There is none of that name.
-pub(super) fn no_webhook(name: &str) -> Problem {
-    let shown: String = name.chars().take(64).collect();
-    Problem::not_found(format!("there is no webhook {shown}"))
-}
-
-/// A write that found none says so in the caller's words.
-pub(super) fn unknown(error: WriteError, name: &str) -> Problem {
-    match error {
-        WriteError::NotFound { .. } => no_webhook(name),
-        other => other.into(),
-    }
+    found.ok_or_else(|| Problem::none("webhook", name))
 }
 
 /// A webhook's document in a request: its place is that of the path, and its URL one that the guard lets pass.
@@ -269,11 +240,7 @@ async fn save(
     current: Option<&Arc<WebhookEntry>>,
     if_match: Option<u64>,
 ) -> Result<Saved, Unsaved> {
-    let mut settings = spec.settings;
-    let keep_state = !spec.state_given;
-    if let Some(current) = current.filter(|_| keep_state) {
-        settings.state = current.state();
-    }
+    let settings = &spec.settings;
     // What is not written anyway need not be tried.
     let version = current.map_or(0, |current| current.version);
     if let Some(expected) = if_match.filter(|expected| *expected != version) {
@@ -284,14 +251,14 @@ async fn save(
             version,
         }));
     }
-    let verdict = verify(api, snapshot, &settings, current)
+    let verdict = verify(api, snapshot, &spec, current)
         .await
         .map_err(Unsaved::Problem)?;
     let put = PutWebhook {
         project: settings.project.clone(),
         name: Slug::clone(&settings.name),
-        keep_state,
-        settings,
+        keep_state: !spec.state_given,
+        settings: spec.settings,
         verified: verdict.as_ref().and_then(|v| v.verified.clone()),
         make_project: false,
         if_match,
@@ -304,30 +271,18 @@ async fn save(
 async fn verify(
     api: &Api,
     snapshot: &Snapshot,
-    settings: &Webhook,
+    spec: &WebhookSpec,
     current: Option<&Arc<WebhookEntry>>,
 ) -> Result<Option<Verdict>, Problem> {
-    let verdict = api
-        .endpoints
-        .verify(snapshot, settings, current.map(|c| &**c))
-        .await
-        .map_err(unsigned)?;
-    match verdict {
+    let verdict = api.endpoints.verify(snapshot, spec, current).await;
+    match verdict.map_err(unsigned)? {
         Some(Verdict {
             forbidden: Some(why),
-            findings,
-            event,
-            id,
+            test,
             ..
         }) => {
-            let attempt = shown::tried(
-                settings,
-                current.map(|c| &**c),
-                &findings.tried,
-                &event,
-                &id,
-            );
-            Err(Problem::unverified(why).with("attempt", attempt))
+            Err(Problem::unverified(why)
+                .with("attempt", shown::test(&spec.settings, current, &test)))
         }
         verdict => Ok(verdict),
     }

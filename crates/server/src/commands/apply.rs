@@ -2,12 +2,14 @@
 
 use std::io::Read as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use futures::StreamExt as _;
 use hookline_dispatch::guard::UrlPolicy;
 use hookline_model::resource::{
     EventTypeSpec, ProjectSpec, Resource, WebhookSpec, parse_documents,
 };
+use hookline_model::time::Clock;
 use hookline_registry::{PutWebhook, Registry, WriteError};
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
@@ -16,7 +18,7 @@ use super::configure;
 use crate::cli::ApplyArgs;
 use crate::clock::SystemClock;
 use crate::endpoints::{Endpoints, Verdict};
-use crate::engine::{Access, System, url_policy};
+use crate::engine::{Access, System, WayOut};
 use crate::output::{Chain, Exit, say, say_json};
 use crate::shown;
 
@@ -31,11 +33,12 @@ const TRIES_AT_ONCE: usize = 16;
 /// Everything that is wrong with the files; else the first write that failed.
 pub(crate) async fn run(args: ApplyArgs) -> Result<(), Exit> {
     let config = configure(&args.config)?;
-    let resources = check(&args, &url_policy(&config)?)?;
-    let clock = std::sync::Arc::new(SystemClock);
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let way = WayOut::new(&config, &clock)?;
+    let resources = check(&args, &way.urls)?;
     let system = System::open(&config, Access::Command, clock).await?;
     let done = async {
-        let endpoints = Endpoints::new(&config, &system.clock)?;
+        let endpoints = Endpoints::new(&config, &system.clock, way);
         let verified = verify_all(&system.registry, &endpoints, &resources).await?;
         write_all(&system.registry, resources, verified, args.output.json()).await
     };
@@ -126,12 +129,9 @@ async fn verify_all(
         let Resource::Webhook(spec) = resource else {
             return Ok(None);
         };
-        let mut settings = spec.settings.clone();
+        let settings = &spec.settings;
         let saved = snapshot.by_name(settings.project.as_str(), settings.name.as_str());
-        if let Some(saved) = saved.filter(|_| !spec.state_given) {
-            settings.state = saved.state();
-        }
-        let verdict = endpoints.verify(&snapshot, &settings, saved.map(|s| &**s));
+        let verdict = endpoints.verify(&snapshot, spec, saved);
         let named = |why: String| format!("webhook {}/{}: {why}", settings.project, settings.name);
         match verdict.await.map_err(named)? {
             Some(Verdict {

@@ -213,7 +213,7 @@ impl Publishing {
     }
 
     /// Nothing has been acknowledged for too long. What became of the lines from here on is not known.
-    fn stuck(&mut self, number: u64) -> Exit {
+    fn stuck(&self, number: u64) -> Exit {
         let seconds = PROGRESS_WITHIN.as_secs();
         let first = self
             .under_way

@@ -13,7 +13,6 @@ use super::caller::{Caller, Manage};
 use super::request::Object;
 use super::webhooks::{read, unsigned};
 use super::{Api, Problem};
-use crate::cli::Role;
 use crate::shown;
 
 /// The name of a webhook that has none yet.
@@ -25,7 +24,6 @@ pub(super) async fn unsaved(
     Path(project): Path<String>,
     mut body: Object,
 ) -> Result<Response, Problem> {
-    caller.api.serves(Role::Api)?;
     body.only(&["webhook", "event_type", "event"])?;
     let Some(Value::Object(mut document)) = body.0.remove("webhook") else {
         return Err(Problem::field(
@@ -41,10 +39,9 @@ pub(super) async fn unsaved(
     // A new version of one that is there is signed as that is.
     let saved = snapshot.by_name(&project, webhook.name.as_str());
     let event = chosen(api, &snapshot, webhook, &body)?;
-    let sent = api.endpoints.test(webhook, saved.map(|s| &**s), &event);
-    let (tried, id) = sent.await.map_err(unsigned)?;
-    let attempt = shown::tried(webhook, saved.map(|s| &**s), &tried, &event, &id);
-    Ok(Json(attempt).into_response())
+    let test = api.endpoints.test(webhook, saved, event).await;
+    let test = test.map_err(unsigned)?;
+    Ok(Json(shown::test(webhook, saved, &test)).into_response())
 }
 
 /// The event to test with: `event` itself, the example of `event_type`, or that of the first type that the webhook subscribes to.
