@@ -117,6 +117,8 @@ pub(crate) struct Worker {
     tasks: JoinSet<()>,
     live: Box<dyn Reader>,
     live_at: tokio::time::Instant,
+    /// Whether the last batch from there left something in memory.
+    live_queued: bool,
     scanner: Scanner,
     scan_budget: ScanBudget,
     progress: ProgressLog,
@@ -184,6 +186,7 @@ impl Worker {
             tasks: JoinSet::new(),
             live,
             live_at: tokio::time::Instant::now(),
+            live_queued: false,
             scanner: Scanner::default(),
             scan_budget: ScanBudget::new(now),
             progress: ProgressLog::new(p, owned.progress_end),
@@ -293,11 +296,12 @@ impl Worker {
     }
 
     /// Whether to read on at the live edge. With little room left it goes in small steps: lanes that do send then keep up instead of falling
-    /// behind and being read twice, and a webhook that has nothing to do with it waits for no more than a step.
+    /// behind and being read twice, and a webhook that has nothing to do with it waits for no more than a step. What leaves nothing in memory (the
+    /// backlog of lanes that are behind already) takes no steps: others stand after it.
     fn reads_live(&mut self) -> bool {
         let idle = self.partition.lanes().queued() < ENOUGH_QUEUED || !self.shared.places.full();
         let roomy = self.shared.roomy();
-        let reads = idle && (roomy || self.live_at.elapsed() >= CROWDED_STEP);
+        let reads = idle && (roomy || !self.live_queued || self.live_at.elapsed() >= CROWDED_STEP);
         self.look_again |= !reads;
         reads
     }
@@ -571,7 +575,12 @@ impl Worker {
             .set(i64::try_from(lanes.behind()).unwrap_or(i64::MAX));
         self.queued
             .set(i64::try_from(lanes.queued()).unwrap_or(i64::MAX));
-        let bytes = lanes.queued_bytes();
+        self.account();
+    }
+
+    /// Tells the other partitions of this worker what is queued here: they share the room.
+    fn account(&mut self) {
+        let bytes = self.partition.lanes().queued_bytes();
         if bytes >= self.queued_bytes {
             self.shared
                 .queued_bytes

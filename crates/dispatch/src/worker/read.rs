@@ -48,6 +48,7 @@ impl Worker {
             bytes,
             ..
         } = placed;
+        self.account();
         let room = self.shared.room();
         !self.partition.scan_takes(lane, position)
             || self.partition.scanned(
@@ -72,6 +73,7 @@ impl Worker {
         };
         let now = self.shared.clock.now();
         self.live_at = tokio::time::Instant::now();
+        self.live_queued = false;
         self.progress.changed();
         for record in &batch.records {
             let bytes = record.value.as_ref().map_or(0, bytes::Bytes::len);
@@ -92,12 +94,7 @@ impl Worker {
                         bytes,
                     } in placed
                     {
-                        let room = self.shared.room().saturating_sub(
-                            self.partition
-                                .lanes()
-                                .queued_bytes()
-                                .saturating_sub(self.queued_bytes),
-                        );
+                        let room = self.shared.room();
                         let read = Read {
                             position,
                             next,
@@ -105,8 +102,13 @@ impl Worker {
                             payload,
                             bytes,
                         };
-                        if self.partition.live(read, stream, at, now, room) == Admitted::Repeat {
-                            self.shared.metrics.repeats.inc();
+                        match self.partition.live(read, stream, at, now, room) {
+                            Admitted::Repeat => self.shared.metrics.repeats.inc(),
+                            Admitted::Queued => {
+                                self.live_queued = true;
+                                self.account();
+                            }
+                            Admitted::Known | Admitted::Left => {}
                         }
                     }
                 }

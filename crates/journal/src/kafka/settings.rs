@@ -224,9 +224,11 @@ impl ClientSettings {
     /// happened. The end of a partition is asked for elsewhere, without it: it must count what is acknowledged but not yet decided.
     pub(crate) fn reader(&self, id: &str, class: BudgetClass) -> ClientConfig {
         // A response is kept in memory until the last of its records is taken, hence the bounds on whole responses, too.
+        // The queue holds more than one answer for a partition: with room for just one, every answer would fill it, and the partition would sit
+        // out the back-off and then the long poll of the others before it is fetched from again.
         let (records, kbytes, partition, response) = match class {
             BudgetClass::Small => ("500", "128", "65536", "524288"),
-            BudgetClass::Normal => ("2000", "256", "262144", "1048576"),
+            BudgetClass::Normal => ("4000", "512", "262144", "1048576"),
         };
         self.client(
             id,
@@ -238,7 +240,7 @@ impl ClientSettings {
                 // A long poll answers at once when records come. It also delays the first fetch of a partition that joins meanwhile,
                 // and of one whose queue was full: hence not longer.
                 ("fetch.wait.max.ms", "100"),
-                ("fetch.queue.backoff.ms", "20"),
+                ("fetch.queue.backoff.ms", "5"),
                 ("fetch.error.backoff.ms", "100"),
             ],
             &[
