@@ -116,9 +116,8 @@ pub(crate) struct Worker {
     places: HashMap<Position, Place>,
     tasks: JoinSet<()>,
     live: Box<dyn Reader>,
-    live_at: tokio::time::Instant,
-    /// Whether the last batch from there left something in memory.
-    live_queued: bool,
+    /// When a send from the live edge was last queued.
+    live_queued_at: tokio::time::Instant,
     scanner: Scanner,
     scan_budget: ScanBudget,
     progress: ProgressLog,
@@ -185,8 +184,7 @@ impl Worker {
             places: HashMap::new(),
             tasks: JoinSet::new(),
             live,
-            live_at: tokio::time::Instant::now(),
-            live_queued: false,
+            live_queued_at: tokio::time::Instant::now(),
             scanner: Scanner::default(),
             scan_budget: ScanBudget::new(now),
             progress: ProgressLog::new(p, owned.progress_end),
@@ -301,7 +299,7 @@ impl Worker {
     fn reads_live(&mut self) -> bool {
         let idle = self.partition.lanes().queued() < ENOUGH_QUEUED || !self.shared.places.full();
         let roomy = self.shared.roomy();
-        let reads = idle && (roomy || !self.live_queued || self.live_at.elapsed() >= CROWDED_STEP);
+        let reads = idle && (roomy || self.live_queued_at.elapsed() >= CROWDED_STEP);
         self.look_again |= !reads;
         reads
     }
@@ -578,10 +576,19 @@ impl Worker {
         self.account();
     }
 
+    /// Bytes that may still be queued, now.
+    fn room(&mut self) -> usize {
+        self.account();
+        self.shared.room()
+    }
+
     /// Tells the other partitions of this worker what is queued here: they share the room.
     fn account(&mut self) {
         let bytes = self.partition.lanes().queued_bytes();
-        if bytes >= self.queued_bytes {
+        if bytes == self.queued_bytes {
+            return;
+        }
+        if bytes > self.queued_bytes {
             self.shared
                 .queued_bytes
                 .fetch_add(bytes - self.queued_bytes, Ordering::Relaxed);

@@ -48,19 +48,19 @@ impl Worker {
             bytes,
             ..
         } = placed;
-        self.account();
-        let room = self.shared.room();
-        !self.partition.scan_takes(lane, position)
-            || self.partition.scanned(
-                Read {
-                    position,
-                    next,
-                    lane,
-                    payload,
-                    bytes,
-                },
-                room,
-            )
+        // Most of what a scan passes is not for it.
+        if !self.partition.scan_takes(lane, position) {
+            return true;
+        }
+        let room = self.room();
+        let read = Read {
+            position,
+            next,
+            lane,
+            payload,
+            bytes,
+        };
+        self.partition.scanned(read, room)
     }
 
     pub(super) async fn read_live(
@@ -72,8 +72,7 @@ impl Worker {
             Err(error) => return Err(self.unreadable(error).await?),
         };
         let now = self.shared.clock.now();
-        self.live_at = tokio::time::Instant::now();
-        self.live_queued = false;
+        let read_at = tokio::time::Instant::now();
         self.progress.changed();
         for record in &batch.records {
             let bytes = record.value.as_ref().map_or(0, bytes::Bytes::len);
@@ -94,7 +93,7 @@ impl Worker {
                         bytes,
                     } in placed
                     {
-                        let room = self.shared.room();
+                        let room = self.room();
                         let read = Read {
                             position,
                             next,
@@ -104,10 +103,7 @@ impl Worker {
                         };
                         match self.partition.live(read, stream, at, now, room) {
                             Admitted::Repeat => self.shared.metrics.repeats.inc(),
-                            Admitted::Queued => {
-                                self.live_queued = true;
-                                self.account();
-                            }
+                            Admitted::Queued => self.live_queued_at = read_at,
                             Admitted::Known | Admitted::Left => {}
                         }
                     }
