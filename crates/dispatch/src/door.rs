@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hookline_model::core::lane::{Door, Queued, Terms};
+use hookline_model::core::lane::{Door, Queued, Seat, Terms};
 use hookline_model::ids::WebhookUid;
 use hookline_model::outcome::Outcome;
 use hookline_model::policy;
@@ -11,7 +11,7 @@ use hookline_model::time::Millis;
 use hookline_model::units::Rate;
 use hookline_registry::{Snapshot, WebhookEntry};
 
-use crate::places::Place;
+use crate::places::{Lack, Place};
 use crate::records::Payload;
 use crate::shared::Shared;
 use crate::worker::{DELETED, TOO_OLD};
@@ -22,9 +22,12 @@ pub(crate) struct WorkerDoor<'a> {
     snapshot: Arc<Snapshot>,
     now: Millis,
     leased: bool,
+    given_back: u64,
     place: Option<Place>,
-    /// Something could have started, but lacked the lease or a place.
+    /// Something could have started, but lacked the lease or any place.
     pub(crate) lacked: bool,
+    /// A suspect could have started, but others hold all places that suspects may hold.
+    pub(crate) suspects_lack: bool,
 }
 
 /// What to do with a send that was handed out.
@@ -50,8 +53,10 @@ impl<'a> WorkerDoor<'a> {
             snapshot: snapshot.clone(),
             now,
             leased,
+            given_back: shared.places.given_back(),
             place: None,
             lacked: false,
+            suspects_lack: false,
         }
     }
 
@@ -105,15 +110,29 @@ impl Door<Payload> for WorkerDoor<'_> {
         }
     }
 
-    fn take_place(&mut self, webhook: WebhookUid, suspect: bool) -> bool {
-        let project = self
-            .snapshot
-            .webhook(webhook)
-            .map(|entry| entry.project.clone());
-        self.place = project
-            .filter(|_| self.leased)
-            .and_then(|project| self.shared.places.take(&project, suspect));
-        self.lacked |= self.place.is_none();
-        self.place.is_some()
+    fn take_place(&mut self, webhook: WebhookUid, suspect: bool) -> Seat {
+        let taken = match self.snapshot.webhook(webhook) {
+            Some(entry) if self.leased => self.shared.places.take(&entry.project, suspect),
+            _ => Err(Lack::Place),
+        };
+        match taken {
+            Ok(place) => {
+                self.place = Some(place);
+                Seat::Taken
+            }
+            Err(Lack::Share) => Seat::ShareTaken,
+            Err(Lack::SuspectPlace) => {
+                self.suspects_lack = true;
+                Seat::NoneLeft
+            }
+            Err(Lack::Place) => {
+                self.lacked = true;
+                Seat::NoneLeft
+            }
+        }
+    }
+
+    fn freed(&self) -> u64 {
+        self.given_back
     }
 }

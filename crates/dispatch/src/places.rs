@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -12,6 +13,20 @@ pub(crate) struct Places {
     all: usize,
     held: Mutex<Held>,
     freed: Notify,
+    suspect_freed: Notify,
+    /// How many places of suspects have been given back.
+    given_back: AtomicU64,
+}
+
+/// What there is none of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lack {
+    /// Every place is taken.
+    Place,
+    /// Suspects hold what they may hold together.
+    SuspectPlace,
+    /// Those of the project hold what they may hold together.
+    Share,
 }
 
 #[derive(Default)]
@@ -33,24 +48,29 @@ impl Places {
             all: all.max(1),
             held: Mutex::new(Held::default()),
             freed: Notify::new(),
+            suspect_freed: Notify::new(),
+            given_back: AtomicU64::new(0),
         })
     }
 
-    pub(crate) fn take(self: &Arc<Self>, project: &Arc<str>, suspect: bool) -> Option<Place> {
+    pub(crate) fn take(self: &Arc<Self>, project: &Arc<str>, suspect: bool) -> Result<Place, Lack> {
         let mut held = self.held.lock();
         if held.all >= self.all {
-            return None;
+            return Err(Lack::Place);
         }
         if suspect {
             let of_project = held.suspect_by_project.get(project).copied().unwrap_or(0);
-            if held.suspect >= (self.all / 2).max(1) || of_project >= (self.all / 4).max(1) {
-                return None;
+            if held.suspect >= (self.all / 2).max(1) {
+                return Err(Lack::SuspectPlace);
+            }
+            if of_project >= (self.all / 4).max(1) {
+                return Err(Lack::Share);
             }
             held.suspect += 1;
             *held.suspect_by_project.entry(project.clone()).or_default() += 1;
         }
         held.all += 1;
-        Some(Place {
+        Ok(Place {
             places: self.clone(),
             suspect: suspect.then(|| project.clone()),
         })
@@ -64,6 +84,16 @@ impl Places {
     /// Resolves when a place may have come free.
     pub(crate) async fn freed(&self) {
         self.freed.notified().await;
+    }
+
+    /// Resolves when a suspect's place has come free. Those who wait for one have nothing from the places that the healthy give back all the time.
+    pub(crate) async fn suspect_freed(&self) {
+        self.suspect_freed.notified().await;
+    }
+
+    /// How many places of suspects have been given back so far.
+    pub(crate) fn given_back(&self) -> u64 {
+        self.given_back.load(Ordering::Relaxed)
     }
 
     /// Makes everybody who waits look again.
@@ -87,6 +117,10 @@ impl Drop for Place {
         }
         drop(held);
         self.places.freed.notify_waiters();
+        if self.suspect.is_some() {
+            self.places.given_back.fetch_add(1, Ordering::Relaxed);
+            self.places.suspect_freed.notify_waiters();
+        }
     }
 }
 
@@ -98,14 +132,20 @@ mod tests {
     fn suspects_leave_room_for_the_healthy() {
         let places = Places::new(8);
         let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
-        let held: Vec<_> = std::iter::from_fn(|| places.take(&a, true)).collect();
+        let held: Vec<_> = std::iter::from_fn(|| places.take(&a, true).ok()).collect();
         assert_eq!(held.len(), 2, "a quarter per project");
-        let more: Vec<_> = std::iter::from_fn(|| places.take(&b, true)).collect();
+        assert_eq!(places.take(&a, true).err(), Some(Lack::Share));
+        let more: Vec<_> = std::iter::from_fn(|| places.take(&b, true).ok()).collect();
         assert_eq!(held.len() + more.len(), 4, "half in all");
-        let healthy: Vec<_> = std::iter::from_fn(|| places.take(&a, false)).collect();
+        assert_eq!(places.take(&a, true).err(), Some(Lack::SuspectPlace));
+        let healthy: Vec<_> = std::iter::from_fn(|| places.take(&a, false).ok()).collect();
         assert_eq!(healthy.len(), 4);
         assert!(places.full());
+        assert_eq!(places.take(&a, true).err(), Some(Lack::Place));
+        drop(healthy);
+        assert_eq!(places.given_back(), 0, "of no use to suspects");
         drop(held);
-        assert!(places.take(&b, false).is_some());
+        assert_eq!(places.given_back(), 2);
+        assert!(places.take(&a, true).is_ok());
     }
 }

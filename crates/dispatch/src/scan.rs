@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use hookline_journal::{JournalError, ReadBudget, Reader, StoredRecord};
 use hookline_model::time::Millis;
 
@@ -13,10 +14,20 @@ const SCAN_BYTES_PER_SECOND: f64 = 16.0 * 1024.0 * 1024.0;
 
 const BUDGET: ReadBudget = ReadBudget { bytes: 256 * 1024 };
 
+/// Where a scan reads.
+#[derive(Default)]
+enum Source {
+    #[default]
+    Nowhere,
+    /// The journal may take its time, and the partition has other things to do meanwhile.
+    Opening(BoxFuture<'static, Result<Box<dyn Reader>, JournalError>>),
+    Open(Box<dyn Reader>),
+}
+
 /// Reads the log again from where lanes need it; keeps what it has read for the next time.
 #[derive(Default)]
 pub(crate) struct Scanner {
-    reader: Option<Box<dyn Reader>>,
+    source: Source,
     /// What was read and not used up, and where it begins and ends.
     kept: VecDeque<StoredRecord>,
     begin: u64,
@@ -25,13 +36,9 @@ pub(crate) struct Scanner {
 
 impl Scanner {
     /// Goes to `offset`; cheap when that is what comes next anyway.
-    pub(crate) async fn seek(
-        &mut self,
-        shared: &Shared,
-        p: u32,
-        offset: u64,
-    ) -> Result<(), JournalError> {
-        if self.reader.is_some() && self.begin <= offset && offset <= self.end {
+    pub(crate) fn seek(&mut self, shared: &Shared, p: u32, offset: u64) {
+        let reads = !matches!(self.source, Source::Nowhere);
+        if reads && self.begin <= offset && offset <= self.end {
             while self
                 .kept
                 .front()
@@ -40,17 +47,13 @@ impl Scanner {
                 self.kept.pop_front();
             }
             self.begin = offset;
-            return Ok(());
+            return;
         }
         self.kept.clear();
-        self.reader = Some(
-            shared
-                .journal
-                .reader(&shared.names.deliveries, p, offset, BUDGET)
-                .await?,
-        );
+        let (journal, topic) = (shared.journal.clone(), shared.names.deliveries.clone());
+        let opening = async move { journal.reader(&topic, p, offset, BUDGET).await };
+        self.source = Source::Opening(Box::pin(opening));
         (self.begin, self.end) = (offset, offset);
-        Ok(())
     }
 
     /// Whether [`Self::fill`] has to wait for the log.
@@ -60,7 +63,12 @@ impl Scanner {
 
     /// Reads on; cancel safe.
     pub(crate) async fn fill(&mut self) -> Result<usize, JournalError> {
-        let Some(reader) = self.reader.as_mut() else {
+        if let Source::Opening(opening) = &mut self.source {
+            let opened = opening.await;
+            self.source = Source::Nowhere;
+            self.source = Source::Open(opened?);
+        }
+        let Source::Open(reader) = &mut self.source else {
             return std::future::pending().await;
         };
         let batch = reader.next(256).await?;

@@ -51,6 +51,8 @@ const CROWDED_STEP: Duration = Duration::from_millis(20);
 
 /// How long a worker that lacks a place, a lease or reading budget waits before it looks again, at most.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
+/// As long at most where only suspects lack a place: they are told when there is one.
+const SUSPECTS_LOOK_AGAIN: Duration = Duration::from_millis(25);
 
 /// What has happened.
 pub(crate) enum Mail {
@@ -126,6 +128,8 @@ pub(crate) struct Worker {
     changes: watch::Receiver<Arc<Snapshot>>,
     /// Something lacks that time or others may bring.
     look_again: bool,
+    /// Suspects lack a place.
+    suspects_wait: bool,
     queued_bytes: usize,
     behind: Share,
     queued: Share,
@@ -192,6 +196,7 @@ impl Worker {
             snapshot,
             changes,
             look_again: false,
+            suspects_wait: false,
             queued_bytes: 0,
             behind: Share::of(&shared.metrics.lanes_behind),
             queued: Share::of(&shared.metrics.queued),
@@ -223,7 +228,7 @@ impl Worker {
                 seen = self.snapshot.offset;
                 self.partition.lanes().resume();
             }
-            self.look_again = false;
+            (self.look_again, self.suspects_wait) = (false, false);
             if draining {
                 hookline_model::fail_point!("dispatch-draining");
             } else {
@@ -233,7 +238,7 @@ impl Worker {
                 {
                     self.read_live(batch).await?;
                 }
-                self.scan().await?;
+                self.scan();
                 self.start();
                 self.record().await?;
             }
@@ -264,7 +269,11 @@ impl Worker {
         let now = self.shared.clock.now();
         let due = self.partition.next_due().map(|due| due.since(now));
         let read_live = !draining && self.reads_live();
-        let again = self.look_again.then_some(LOOK_AGAIN);
+        let again = if self.look_again {
+            Some(LOOK_AGAIN)
+        } else {
+            self.suspects_wait.then_some(SUSPECTS_LOOK_AGAIN)
+        };
         let progress = self
             .progress
             .due_in(now, self.shared.config.checkpoint_every);
@@ -289,6 +298,7 @@ impl Worker {
             batch = self.live.next(LIVE_BATCH), if read_live => Woke::Live(batch),
             () = self.mailbox.came() => Woke::Mail,
             () = self.shared.places.freed(), if self.look_again => Woke::Time,
+            () = self.shared.places.suspect_freed(), if self.suspects_wait => Woke::Time,
             () = tokio::time::sleep(longest.min(scan_wait.unwrap_or(longest))) => Woke::Time,
         }
     }
@@ -517,6 +527,7 @@ impl Worker {
             }
         }
         self.look_again |= door.lacked;
+        self.suspects_wait = door.suspects_lack || self.partition.lanes().awaits_share();
     }
 
     async fn store_progress(&mut self, last: bool) -> Result<(), WorkerError> {

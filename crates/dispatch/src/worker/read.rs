@@ -10,33 +10,32 @@ use crate::takeover;
 
 impl Worker {
     /// Follows lanes that are behind, as far as what has been read goes.
-    pub(super) async fn scan(&mut self) -> Result<(), WorkerError> {
+    pub(super) fn scan(&mut self) {
         if self.partition.lanes().behind() == 0 {
             self.scanner.rest();
-            return Ok(());
+            return;
         }
         // With little room a scan would take next to nothing before it ended, and the log would be read for it again and again.
         if self.shared.roomy()
             && let Some(from) = self.partition.lanes().begin_scan()
         {
-            self.scanner.seek(&self.shared, self.p, from).await?;
+            self.scanner.seek(&self.shared, self.p, from);
         }
         while self.partition.lanes().scanning().is_some() {
             let Some(step) = self.scanner.next(self.partition.watermark()) else {
-                return Ok(());
+                return;
             };
             if let Some(record) = step.record
                 && let Ok((placed, _)) = records::sends(&record)
                 && !placed.into_iter().all(|placed| self.scanned(placed))
             {
                 self.scanner.unread(record);
-                return Ok(());
+                return;
             }
             self.partition.scan_passed(step.passed);
             // A lane may have come to the live edge without anything to send.
             self.progress.changed();
         }
-        Ok(())
     }
 
     fn scanned(&mut self, placed: Placed) -> bool {

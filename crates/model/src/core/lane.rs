@@ -4,10 +4,14 @@
 //! the two alternate) and *bulk* (only what the others leave). A lane that cannot send now queues a bounded number of sends and then *falls
 //! behind*: its cursor stays, its later sends are simply not yet read. All positions of a lane below its cursor are settled or listed.
 
+mod hook;
+mod round;
 mod scan;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::time::Duration;
+use std::collections::{BTreeSet, HashMap};
+
+use hook::{Bucket, Hook, Turn};
+use round::{Round, Rounds};
 
 use super::mutation::mutated;
 use crate::ids::{Position, WebhookUid};
@@ -75,13 +79,29 @@ pub enum Terms {
     Wait,
 }
 
+/// What is answered to a webhook that asks for a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seat {
+    /// It has one.
+    Taken,
+    /// Its own share is taken; others may find one.
+    ShareTaken,
+    /// There is none for it nor for any other of its kind (suspect or not).
+    NoneLeft,
+}
+
 /// Asked before a send starts.
 pub trait Door<T> {
     /// On which terms this send of this webhook may start.
     fn terms(&mut self, webhook: WebhookUid, payload: &T) -> Terms;
 
     /// Takes one of the worker's places. A *suspect* webhook (it fails, or has not yet answered well) may hold only a bounded part of them.
-    fn take_place(&mut self, webhook: WebhookUid, suspect: bool) -> bool;
+    fn take_place(&mut self, webhook: WebhookUid, suspect: bool) -> Seat;
+
+    /// Rises whenever a place is given back that may be of use to a webhook whose share was taken; where no share ever is, it need not be counted.
+    fn freed(&self) -> u64 {
+        0
+    }
 }
 
 /// What became of an offered send.
@@ -114,198 +134,6 @@ impl Default for QueueLimits {
             suspect_sends: SUSPECT_QUEUE_SENDS,
             worker_bytes: WORKER_QUEUE_BYTES,
         }
-    }
-}
-
-#[derive(Debug)]
-#[cfg_attr(test, derive(Clone, Hash))]
-struct Lane<T> {
-    queue: VecDeque<Queued<T>>,
-    bytes: usize,
-    /// The first position that was left in the log, if any.
-    behind: Option<Position>,
-    /// A scan found it full: reading on for it would be in vain, and would keep scans from others, until something of its queue has gone.
-    sated: bool,
-}
-
-/// What a lane may queue.
-#[derive(Debug, Clone, Copy)]
-struct Quota {
-    sends: usize,
-    bytes: usize,
-    room: usize,
-}
-
-impl<T> Default for Lane<T> {
-    fn default() -> Self {
-        Self {
-            queue: VecDeque::new(),
-            bytes: 0,
-            behind: None,
-            sated: false,
-        }
-    }
-}
-
-impl<T> Lane<T> {
-    fn full(&self, bytes: usize, quota: Quota) -> bool {
-        !self.queue.is_empty()
-            && (self.queue.len() >= quota.sends
-                || self.bytes + bytes > quota.bytes
-                || bytes > quota.room)
-    }
-
-    fn cursor(&self) -> Option<Position> {
-        self.queue.front().map(|q| q.position).or(self.behind)
-    }
-
-    fn wants_more(&self, sends: usize, bytes: usize) -> bool {
-        self.behind.is_some()
-            && !self.sated
-            && self.queue.len() < sends.div_ceil(2)
-            && self.bytes < bytes / 2
-    }
-}
-
-/// Tokens that come in at a rate; begins empty.
-#[derive(Debug, Clone, Copy)]
-struct Bucket {
-    tokens: f64,
-    at: Millis,
-}
-
-impl Bucket {
-    /// Takes a token, or tells when there will be one. A tenth of a second's worth may gather.
-    fn take(&mut self, rate: f64, now: Millis) -> Result<(), Millis> {
-        let cap = (rate / 10.0).max(1.0);
-        self.tokens = (self.tokens + now.since(self.at).as_secs_f64() * rate).min(cap);
-        self.at = now;
-        if self.tokens >= 1.0 {
-            self.tokens -= 1.0;
-            return Ok(());
-        }
-        Err(now.plus(Duration::from_secs_f64(
-            ((1.0 - self.tokens) / rate).clamp(0.001, 86_400.0),
-        )))
-    }
-}
-
-/// Where a webhook stands in the order of service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(test, derive(Hash))]
-enum Turn {
-    /// Nothing to send, or the window is full.
-    None,
-    /// In one of the two rounds.
-    Round,
-    /// Waits for a token until then.
-    Token(Millis),
-    /// Paused.
-    Parked,
-}
-
-#[derive(Debug)]
-#[cfg_attr(test, derive(Clone))]
-struct Hook<T> {
-    /// Begun before and to be sent again first: in-place retries, and what a takeover found begun.
-    again: VecDeque<Queued<T>>,
-    lanes: BTreeMap<LaneKind, Lane<T>>,
-    last: LaneKind,
-    window: u32,
-    in_flight: u32,
-    proven: bool,
-    bucket: Option<Bucket>,
-    turn: Turn,
-}
-
-impl<T> Hook<T> {
-    fn new() -> Self {
-        Self {
-            again: VecDeque::new(),
-            lanes: BTreeMap::new(),
-            last: LaneKind::Due,
-            window: WINDOW_START,
-            in_flight: 0,
-            proven: false,
-            bucket: None,
-            turn: Turn::None,
-        }
-    }
-
-    fn suspect(&self) -> bool {
-        !self.proven || self.failing()
-    }
-
-    fn failing(&self) -> bool {
-        self.window < WINDOW_START
-    }
-
-    fn sends_max(&self, limits: QueueLimits) -> usize {
-        if self.failing() {
-            limits.suspect_sends
-        } else {
-            limits.lane_sends
-        }
-    }
-
-    /// What its lanes may queue, of the room that the worker has: suspects leave half of it to the others.
-    fn quota(&self, room: usize, limits: QueueLimits) -> Quota {
-        let kept = if self.suspect() {
-            limits.worker_bytes / 2
-        } else {
-            0
-        };
-        Quota {
-            sends: self.sends_max(limits),
-            bytes: limits.lane_bytes,
-            room: room.saturating_sub(kept),
-        }
-    }
-
-    fn waiting(&self, kind: LaneKind) -> bool {
-        self.lanes.get(&kind).is_some_and(|l| !l.queue.is_empty())
-    }
-
-    /// Which lane goes next: fresh and due alternate, bulk takes what they leave.
-    fn next_lane(&self) -> Option<LaneKind> {
-        let (first, second) = if self.last == LaneKind::Fresh {
-            (LaneKind::Due, LaneKind::Fresh)
-        } else {
-            (LaneKind::Fresh, LaneKind::Due)
-        };
-        [first, second, LaneKind::Bulk]
-            .into_iter()
-            .find(|kind| self.waiting(*kind))
-    }
-
-    fn peek(&self) -> Option<&Queued<T>> {
-        self.again
-            .front()
-            .or_else(|| self.lanes.get(&self.next_lane()?)?.queue.front())
-    }
-
-    fn pop(&mut self) -> Option<Queued<T>> {
-        if let Some(again) = self.again.pop_front() {
-            return Some(again);
-        }
-        let kind = self.next_lane()?;
-        let lane = self.lanes.get_mut(&kind)?;
-        let queued = lane.queue.pop_front()?;
-        lane.bytes -= queued.bytes;
-        lane.sated = false;
-        if kind != LaneKind::Bulk {
-            self.last = kind;
-        }
-        Some(queued)
-    }
-
-    fn idle(&self) -> bool {
-        self.again.is_empty()
-            && self.in_flight == 0
-            && self
-                .lanes
-                .values()
-                .all(|l| l.queue.is_empty() && l.behind.is_none())
     }
 }
 
@@ -346,14 +174,15 @@ struct Scan {
 pub struct Lanes<T> {
     limits: QueueLimits,
     hooks: HashMap<WebhookUid, Hook<T>>,
-    healthy: VecDeque<WebhookUid>,
-    suspect: VecDeque<WebhookUid>,
+    rounds: Rounds,
     tokens: BTreeSet<(Millis, WebhookUid)>,
     parked: BTreeSet<WebhookUid>,
     behind: BTreeSet<(Position, LaneKey)>,
     queued_bytes: usize,
     queued: usize,
     scan: Option<Scan>,
+    /// A lane that is behind may want more than when that was last looked at.
+    look: bool,
     /// The time last heard of.
     now: Millis,
 }
@@ -371,14 +200,14 @@ impl<T> Lanes<T> {
         Self {
             limits,
             hooks: HashMap::new(),
-            healthy: VecDeque::new(),
-            suspect: VecDeque::new(),
+            rounds: Rounds::default(),
             tokens: BTreeSet::new(),
             parked: BTreeSet::new(),
             behind: BTreeSet::new(),
             queued_bytes: 0,
             queued: 0,
             scan: None,
+            look: false,
             now: Millis(0),
         }
     }
@@ -397,6 +226,7 @@ impl<T> Lanes<T> {
         if lane.full(bytes, quota) {
             lane.behind = Some(position);
             self.behind.insert((position, key));
+            self.look = true;
             return Offered::Left;
         }
         lane.queue.push_back(queued);
@@ -433,6 +263,7 @@ impl<T> Lanes<T> {
             self.behind.remove(&(old, key));
         }
         self.behind.insert((cursor, key));
+        self.look = true;
     }
 
     /// Puts a webhook into a round if it has something to send and room in its window.
@@ -444,14 +275,10 @@ impl<T> Lanes<T> {
             return;
         }
         hook.turn = Turn::Round;
-        if hook.suspect() {
-            self.suspect.push_back(webhook)
-        } else {
-            self.healthy.push_back(webhook)
-        }
+        self.rounds.push(hook.round(), webhook);
     }
 
-    /// The next send to start, if there is one. Healthy webhooks go in turn, then the suspect ones.
+    /// The next send to start, if there is one. Healthy webhooks go in turn, then those that are new, then those that fail.
     pub fn next(&mut self, now: Millis, door: &mut dyn Door<T>) -> Option<Start<T>> {
         // Who waits for a token waits by the clock; when that was set back, all ask again.
         let until = if now < self.now {
@@ -466,18 +293,16 @@ impl<T> Lanes<T> {
             self.end_turn(webhook);
             self.wake(webhook);
         }
-        self.next_of(false, now, door)
-            .or_else(|| self.next_of(true, now, door))
+        self.rounds.freed(door.freed());
+        Rounds::ALL
+            .into_iter()
+            .find_map(|round| self.next_of(round, now, door))
     }
 
-    fn next_of(&mut self, suspect: bool, now: Millis, door: &mut dyn Door<T>) -> Option<Start<T>> {
+    fn next_of(&mut self, round: Round, now: Millis, door: &mut dyn Door<T>) -> Option<Start<T>> {
         let mut refused = 0;
         loop {
-            let webhook = if suspect {
-                self.suspect.pop_front()?
-            } else {
-                self.healthy.pop_front()?
-            };
+            let webhook = self.rounds.pop(round)?;
             let Some(hook) = self.hooks.get_mut(&webhook) else {
                 continue;
             };
@@ -486,8 +311,8 @@ impl<T> Lanes<T> {
                 hook.turn = Turn::None;
                 continue;
             }
-            if hook.suspect() && !suspect {
-                self.suspect.push_back(webhook);
+            if hook.round() > round {
+                self.rounds.push(hook.round(), webhook);
                 continue;
             }
             let Some(terms) = hook.peek().map(|head| door.terms(webhook, &head.payload)) else {
@@ -513,21 +338,20 @@ impl<T> Lanes<T> {
                             continue;
                         }
                     }
-                    if door.take_place(webhook, hook.suspect()) {
+                    let seat = door.take_place(webhook, hook.suspect());
+                    if seat == Seat::Taken {
                         return self.take(webhook, true);
                     }
                     if let Some(bucket) = hook.bucket.as_mut().filter(|_| rate.is_some()) {
                         bucket.tokens += 1.0;
                     }
-                    if !hook.suspect() {
-                        // There is no place for anybody.
-                        self.healthy.push_front(webhook);
+                    if seat == Seat::NoneLeft {
+                        self.rounds.push_first(hook.round(), webhook);
                         return None;
                     }
-                    // Others may find one: suspects share their places by project.
-                    self.suspect.push_back(webhook);
+                    self.rounds.refuse(hook.round(), webhook);
                     refused += 1;
-                    if refused >= SUSPECTS_ASKED.min(self.suspect.len()) {
+                    if refused >= SUSPECTS_ASKED {
                         return None;
                     }
                 }
@@ -539,6 +363,7 @@ impl<T> Lanes<T> {
         let hook = self.hooks.get_mut(&webhook)?;
         hook.turn = Turn::None;
         let queued = hook.pop()?;
+        self.look |= hook.behind() && !mutated!(RoomNotNoticed);
         if send {
             hook.in_flight += 1;
         }
@@ -560,6 +385,12 @@ impl<T> Lanes<T> {
         self.tokens.first().map(|(at, _)| *at)
     }
 
+    /// Whether a webhook waits for its share of the places.
+    #[must_use]
+    pub fn awaits_share(&self) -> bool {
+        self.rounds.any_refused()
+    }
+
     /// What was started with an exchange has ended: its place in the window is free, and the window adapts.
     pub fn ended(&mut self, webhook: WebhookUid, health: Health) {
         let Some(hook) = self.hooks.get_mut(&webhook) else {
@@ -570,6 +401,7 @@ impl<T> Lanes<T> {
             Health::Good => {
                 hook.proven = true;
                 hook.window = (hook.window + 1).min(WINDOW_MAX);
+                self.look |= hook.behind();
             }
             Health::Bad => {
                 hook.window = (hook.window / 2).max(1);
@@ -605,6 +437,7 @@ impl<T> Lanes<T> {
                 };
                 move_cursor(&mut self.behind, key, lane.behind, Some(first));
                 lane.behind = Some(first);
+                self.look = true;
                 // The scan has passed what was given back.
                 if let Some(scan) = self.scan.as_mut().filter(|_| !mutated!(ShedLaneTakesOn)) {
                     scan.refused.insert(key);
@@ -615,6 +448,7 @@ impl<T> Lanes<T> {
 
     /// Settings changed: whoever was parked asks again.
     pub fn resume(&mut self) {
+        self.look = true;
         for webhook in std::mem::take(&mut self.parked) {
             self.end_turn(webhook);
             self.wake(webhook);

@@ -64,6 +64,8 @@ faults! {
     CursorStays,
     /// A lane that gave sends back to the log goes on taking from the scan that had passed them.
     ShedLaneTakesOn,
+    /// It is not noticed that a lane behind has room again.
+    RoomNotNoticed,
     /// A webhook whose window shrank while it waited for its turn starts one more.
     WindowOverrun,
     /// A delta is applied although the one before it is missing.

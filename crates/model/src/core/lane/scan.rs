@@ -8,7 +8,7 @@ use crate::ids::Position;
 impl<T> Lanes<T> {
     /// Begins to read the log for lanes that are behind and could take more: from which offset. `None`: nothing to do, or a scan is under way.
     pub fn begin_scan(&mut self) -> Option<u64> {
-        if self.scan.is_some() {
+        if self.scan.is_some() || !std::mem::take(&mut self.look) {
             return None;
         }
         let (from, follows) = *self.behind.iter().find(|(_, key)| {
@@ -76,7 +76,7 @@ impl<T> Lanes<T> {
             entry.behind = Some(position);
             let ended = scan.follows == lane;
             if ended {
-                self.scan = None;
+                self.abandon_scan();
             }
             return !ended;
         }
@@ -106,6 +106,7 @@ impl<T> Lanes<T> {
             return;
         }
         let Some(scan) = self.scan.take() else { return };
+        self.look = true;
         let kept_up: Vec<(Position, LaneKey)> = self
             .behind
             .iter()
@@ -127,5 +128,6 @@ impl<T> Lanes<T> {
     /// Stops the scan where it is (nothing is lost: cursors stand).
     pub fn abandon_scan(&mut self) {
         self.scan = None;
+        self.look = true;
     }
 }

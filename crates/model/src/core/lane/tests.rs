@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use super::*;
 
 struct Open;
@@ -7,8 +9,16 @@ impl Door<u32> for Open {
         Terms::Send { rate: None }
     }
 
-    fn take_place(&mut self, _: WebhookUid, _: bool) -> bool {
-        true
+    fn take_place(&mut self, _: WebhookUid, _: bool) -> Seat {
+        Seat::Taken
+    }
+}
+
+fn seat(there_is: bool) -> Seat {
+    if there_is {
+        Seat::Taken
+    } else {
+        Seat::NoneLeft
     }
 }
 
@@ -161,8 +171,8 @@ fn a_rate_limit_delays_and_its_bucket_starts_empty() {
         fn terms(&mut self, _: WebhookUid, _: &u32) -> Terms {
             Terms::Send { rate: Some(10.0) }
         }
-        fn take_place(&mut self, _: WebhookUid, _: bool) -> bool {
-            true
+        fn take_place(&mut self, _: WebhookUid, _: bool) -> Seat {
+            Seat::Taken
         }
     }
     let mut lanes = Lanes::default();
@@ -190,8 +200,8 @@ fn paused_webhooks_wait_until_resumed() {
                 Terms::Send { rate: None }
             }
         }
-        fn take_place(&mut self, _: WebhookUid, _: bool) -> bool {
-            true
+        fn take_place(&mut self, _: WebhookUid, _: bool) -> Seat {
+            Seat::Taken
         }
     }
     let mut lanes = Lanes::default();
@@ -212,8 +222,8 @@ fn without_a_place_the_turn_is_kept() {
         fn terms(&mut self, _: WebhookUid, _: &u32) -> Terms {
             Terms::Send { rate: None }
         }
-        fn take_place(&mut self, _: WebhookUid, suspect: bool) -> bool {
-            !suspect || self.0
+        fn take_place(&mut self, _: WebhookUid, suspect: bool) -> Seat {
+            seat(!suspect || self.0)
         }
     }
     let mut lanes = Lanes::default();
@@ -235,7 +245,11 @@ fn without_a_place_the_turn_is_kept() {
 }
 
 /// Places as the worker shares them: suspects of a project may hold only so many.
+#[derive(Default)]
 struct Shares {
+    freed: u64,
+    /// The suspects that asked, in turn.
+    asked: Vec<WebhookUid>,
     healthy: u32,
     /// By webhook, standing for its project.
     suspect: HashMap<WebhookUid, u32>,
@@ -246,15 +260,21 @@ impl Door<u32> for Shares {
         Terms::Send { rate: None }
     }
 
-    fn take_place(&mut self, webhook: WebhookUid, suspect: bool) -> bool {
-        let left = if suspect {
-            self.suspect.entry(webhook).or_insert(0)
+    fn take_place(&mut self, webhook: WebhookUid, suspect: bool) -> Seat {
+        let (left, lack) = if suspect {
+            let its = self.suspect.entry(webhook).or_insert(0);
+            self.asked.push(webhook);
+            (its, Seat::ShareTaken)
         } else {
-            &mut self.healthy
+            (&mut self.healthy, Seat::NoneLeft)
         };
         let there_is = *left > 0;
         *left = left.saturating_sub(1);
-        there_is
+        if there_is { Seat::Taken } else { lack }
+    }
+
+    fn freed(&self) -> u64 {
+        self.freed
     }
 }
 
@@ -265,16 +285,58 @@ fn a_suspect_that_finds_no_place_holds_up_no_suspect_of_another_project() {
         lanes.offer(queued(key(webhook, LaneKind::Fresh), offset), usize::MAX);
     }
     let mut door = Shares {
-        healthy: 0,
         suspect: HashMap::from([(uid(2), 1)]),
+        ..Shares::default()
     };
     let started = lanes.next(Millis(0), &mut door).expect("2 has a place");
     assert_eq!(started.queued.lane.webhook, uid(2));
+    assert!(lanes.awaits_share());
     door.suspect.insert(uid(1), 1);
+    door.freed += 1;
     assert!(
         lanes.next(Millis(0), &mut door).is_some(),
         "nobody is left out"
     );
+}
+
+#[test]
+fn nobody_asks_twice_for_a_share_of_which_nothing_was_given_back() {
+    let mut lanes = Lanes::default();
+    let offer = |lanes: &mut Lanes<u32>, webhook: u128| {
+        lanes.offer(
+            queued(key(webhook, LaneKind::Fresh), webhook as u64),
+            usize::MAX,
+        );
+    };
+    let mut door = Shares::default();
+    offer(&mut lanes, 1);
+    offer(&mut lanes, 2);
+    assert!(lanes.next(Millis(0), &mut door).is_none());
+    offer(&mut lanes, 3);
+    assert!(lanes.next(Millis(0), &mut door).is_none());
+    assert_eq!(door.asked, [1, 2, 3].map(uid), "each once");
+    door.freed += 1;
+    offer(&mut lanes, 4);
+    assert!(lanes.next(Millis(0), &mut door).is_none());
+    let then = &door.asked[3..];
+    assert_eq!(then, [4, 1, 2, 3].map(uid), "who has not asked goes first");
+}
+
+#[test]
+fn a_new_webhook_is_tried_before_those_that_fail() {
+    let mut lanes = Lanes::default();
+    for webhook in 1..=20 {
+        let lane = key(webhook, LaneKind::Fresh);
+        for offset in 0..2 {
+            lanes.offer(queued(lane, offset), usize::MAX);
+        }
+        assert_eq!(start(&mut lanes).len(), 2);
+        lanes.ended(uid(webhook), Health::Bad);
+        lanes.offer(queued(lane, 2), usize::MAX);
+    }
+    lanes.offer(queued(key(30, LaneKind::Fresh), 3), usize::MAX);
+    let first = lanes.next(Millis(0), &mut Open).expect("there are places");
+    assert_eq!(first.queued.lane.webhook, uid(30));
 }
 
 #[test]
@@ -291,10 +353,7 @@ fn a_webhook_that_began_to_fail_while_it_waited_holds_up_no_healthy_one() {
     for (offset, webhook) in [(4, 1), (5, 2)] {
         lanes.offer(queued(key(webhook, LaneKind::Fresh), offset), usize::MAX);
     }
-    let mut door = Shares {
-        healthy: 0,
-        suspect: HashMap::new(),
-    };
+    let mut door = Shares::default();
     assert!(lanes.next(Millis(0), &mut door).is_none());
     lanes.ended(uid(1), Health::Bad);
     door.healthy = 1;
@@ -309,8 +368,8 @@ fn a_window_that_shrank_while_a_webhook_waited_for_its_turn_is_kept() {
         fn terms(&mut self, _: WebhookUid, _: &u32) -> Terms {
             Terms::Send { rate: None }
         }
-        fn take_place(&mut self, _: WebhookUid, _: bool) -> bool {
-            !self.0
+        fn take_place(&mut self, _: WebhookUid, _: bool) -> Seat {
+            seat(!self.0)
         }
     }
     let mut lanes = Lanes::default();
@@ -360,8 +419,8 @@ fn a_clock_that_is_set_back_holds_up_no_rate() {
         fn terms(&mut self, _: WebhookUid, _: &u32) -> Terms {
             Terms::Send { rate: Some(10.0) }
         }
-        fn take_place(&mut self, _: WebhookUid, _: bool) -> bool {
-            true
+        fn take_place(&mut self, _: WebhookUid, _: bool) -> Seat {
+            Seat::Taken
         }
     }
     let mut lanes = Lanes::default();
@@ -389,7 +448,7 @@ impl<T: std::hash::Hash> std::hash::Hash for Lanes<T> {
             let bucket = hook.bucket.map(|b| (b.tokens.to_bits(), b.at));
             bucket.hash(state);
         }
-        (&self.healthy, &self.suspect, &self.tokens, &self.parked).hash(state);
+        (&self.rounds, &self.look, &self.tokens, &self.parked).hash(state);
         (&self.behind, self.queued_bytes, self.queued, self.now).hash(state);
         if let Some(scan) = &self.scan {
             let refused: BTreeSet<_> = scan.refused.iter().collect();

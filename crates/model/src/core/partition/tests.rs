@@ -1,7 +1,7 @@
 //! Single cases; whole lives of a partition are in `core/tests`.
 
 use super::*;
-use crate::core::lane::{LaneKind, Terms};
+use crate::core::lane::{LaneKind, Seat, Terms};
 use crate::wire;
 
 struct Open;
@@ -11,8 +11,8 @@ impl Door<()> for Open {
         Terms::Send { rate: None }
     }
 
-    fn take_place(&mut self, _: WebhookUid, _: bool) -> bool {
-        true
+    fn take_place(&mut self, _: WebhookUid, _: bool) -> Seat {
+        Seat::Taken
     }
 }
 

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
 
 use super::{config, uid};
-use crate::core::lane::{Door, Health, LaneKey, LaneKind, Lanes, Offered, Queued, Terms};
+use crate::core::lane::{Door, Health, LaneKey, LaneKind, Lanes, Offered, Queued, Seat, Terms};
 use crate::ids::{Position, WebhookUid};
 use crate::limits::{
     LANE_QUEUE_BYTES, LANE_QUEUE_SENDS, SUSPECT_QUEUE_SENDS, WINDOW_MAX, WINDOW_START,
@@ -197,6 +197,7 @@ struct TestDoor<'a> {
     all: u8,
     suspect: BTreeMap<WebhookUid, u8>,
     paused: &'a BTreeSet<WebhookUid>,
+    freed: u64,
     told_to_wait: Vec<WebhookUid>,
     granted: Option<(WebhookUid, bool)>,
 }
@@ -218,8 +219,15 @@ impl Door<Position> for TestDoor<'_> {
         }
     }
 
-    fn take_place(&mut self, webhook: WebhookUid, suspect: bool) -> bool {
+    fn freed(&self) -> u64 {
+        self.freed
+    }
+
+    fn take_place(&mut self, webhook: WebhookUid, suspect: bool) -> Seat {
         let there_is = self.left(webhook, suspect) > 0;
+        if self.all == 0 {
+            return Seat::NoneLeft;
+        }
         self.all -= u8::from(there_is);
         if let Some(its) = self
             .suspect
@@ -229,7 +237,11 @@ impl Door<Position> for TestDoor<'_> {
             *its -= 1;
         }
         self.granted = there_is.then_some((webhook, suspect));
-        there_is
+        if there_is {
+            Seat::Taken
+        } else {
+            Seat::ShareTaken
+        }
     }
 }
 
@@ -249,6 +261,7 @@ struct Test {
     scan: Option<Scan>,
     edge: u64,
     room: usize,
+    starts: u64,
     paused: BTreeSet<WebhookUid>,
     sending: Vec<(Position, LaneKey, usize)>,
 }
@@ -402,7 +415,9 @@ impl Test {
 
     /// Starts what may start: only what the reference allows, and all of it.
     fn start(&mut self, all: u8, suspect: u8) -> TestCaseResult {
+        self.starts += 1;
         let mut door = TestDoor {
+            freed: self.starts,
             all,
             suspect: self.hooks.keys().map(|uid| (*uid, suspect)).collect(),
             paused: &self.paused,
@@ -521,6 +536,7 @@ pub(super) fn run((log, ops): (Vec<Record>, Vec<Op>)) -> TestCaseResult {
         scan: None,
         edge: 0,
         room: usize::MAX,
+        starts: 0,
         paused: BTreeSet::new(),
         sending: Vec::new(),
     };

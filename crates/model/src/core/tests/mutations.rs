@@ -38,6 +38,7 @@ fn finders(mutation: Mutation) -> &'static [Search] {
         RefusedLaneTakesOn => &[LANES, PARTITION],
         CursorStays => &[LANES, PARTITION, BEHIND],
         ShedLaneTakesOn => &[LANES],
+        RoomNotNoticed => &[LANES],
         WindowOverrun => &[LANES],
         DeltaOnWrongBase => &[CHECKPOINTS],
         LastCheckpointBelieved => &[CHECKPOINTS],

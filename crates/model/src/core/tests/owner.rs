@@ -11,7 +11,7 @@ use super::uid;
 use super::world::{Entry, Follow, Late, Part, Said, Send, Stop, World, counted, said_of};
 use crate::core::checkpoint::{Checkpoint, CheckpointWriter};
 use crate::core::claims::{LogEntry, OwnLog};
-use crate::core::lane::{Door, Health, Terms};
+use crate::core::lane::{Door, Health, Seat, Terms};
 use crate::core::partition::{Admitted, After, Made, Partition, Ticket};
 use crate::ids::{Position, WebhookUid};
 use crate::time::Millis;
@@ -55,10 +55,12 @@ impl Door<Send> for WorldDoor {
         }
     }
 
-    fn take_place(&mut self, _: WebhookUid, _: bool) -> bool {
-        let there_is = self.places > 0;
-        self.places = self.places.saturating_sub(1);
-        there_is
+    fn take_place(&mut self, _: WebhookUid, _: bool) -> Seat {
+        if self.places == 0 {
+            return Seat::NoneLeft;
+        }
+        self.places -= 1;
+        Seat::Taken
     }
 }
 
