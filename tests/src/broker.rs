@@ -187,12 +187,7 @@ impl Broker {
     pub fn wait_until_it_leads(&self, topic: &str) {
         let deadline = tokio::time::Instant::now() + READY_WITHIN;
         loop {
-            let output = Command::new(kcat())
-                .args(["-L", "-J", "-m", "2", "-b", &self.address, "-t", topic])
-                .stdin(Stdio::null())
-                .output()
-                .expect("kcat is installed (make setup)");
-            let seen = serde_json::from_slice(&output.stdout).unwrap_or_default();
+            let seen = self.listing(topic);
             if leads_all(&seen) {
                 return;
             }
@@ -200,6 +195,61 @@ impl Broker {
             assert!(!late, "no leader for {topic}: {seen}{}", self.last_words());
             pause(Duration::from_millis(50));
         }
+    }
+
+    /// Who of the cluster leads the partitions of this topic, by number; as this broker knows it.
+    ///
+    /// # Panics
+    /// When it does not answer with a listing.
+    #[must_use]
+    pub fn leaders(&self, topic: &str) -> Vec<usize> {
+        let listing = self.listing(topic);
+        let partitions = listing["topics"][0]["partitions"].as_array();
+        let leaders = partitions.into_iter().flatten();
+        leaders
+            .filter_map(|p| usize::try_from(p["leader"].as_i64()?).ok())
+            .collect()
+    }
+
+    /// Waits until all partitions of all topics have so many copies that are up to date.
+    ///
+    /// # Panics
+    /// When they do not get them.
+    pub fn wait_until_in_sync(&self, copies: usize) {
+        let deadline = tokio::time::Instant::now() + READY_WITHIN;
+        loop {
+            let seen: serde_json::Value = self.listing("");
+            let topics = seen["topics"].as_array().into_iter().flatten();
+            let partitions = topics.filter_map(|topic| topic["partitions"].as_array());
+            let lagging = partitions
+                .flatten()
+                .filter(|p| p["isrs"].as_array().map_or(0, Vec::len) < copies)
+                .count();
+            if lagging == 0 {
+                return;
+            }
+            let late = tokio::time::Instant::now() > deadline;
+            assert!(
+                !late,
+                "{lagging} partitions lack copies{}",
+                self.last_words()
+            );
+            pause(Duration::from_millis(100));
+        }
+    }
+
+    /// What kcat says of a topic, or (empty) of all; null when the broker does not answer.
+    fn listing(&self, topic: &str) -> serde_json::Value {
+        let mut kcat = Command::new(kcat());
+        kcat.args(["-L", "-J", "-m", "2", "-b", &self.address]);
+        if !topic.is_empty() {
+            kcat.args(["-t", topic]);
+        }
+        let output = kcat
+            .stdin(Stdio::null())
+            .output()
+            .expect("kcat is installed (make setup)");
+        serde_json::from_slice(&output.stdout).unwrap_or_default()
     }
 
     fn begin_restart(&self) {
@@ -539,6 +589,8 @@ share.coordinator.state.topic.num.partitions=4
 auto.create.topics.enable=false
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=1000
+broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=500
 transaction.abort.timed.out.transaction.cleanup.interval.ms=1000
 log.cleaner.dedupe.buffer.size=2097152
 log.cleaner.backoff.ms=500

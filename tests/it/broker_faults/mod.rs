@@ -1,5 +1,6 @@
 //! Whatever befalls the broker: nothing accepted is lost, what was interrupted goes on by itself, and meanwhile every answer is honest.
 
+mod coordinator;
 mod deleted;
 mod frozen;
 mod killed;
