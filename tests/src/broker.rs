@@ -149,6 +149,27 @@ impl Broker {
             .ok()
     }
 
+    /// Bytes of all records of a topic that take room on its disk, those included that are to be removed in a moment.
+    ///
+    /// # Panics
+    /// When its directory cannot be read.
+    #[must_use]
+    pub fn disk(&self, topic: &str) -> u64 {
+        let data = fs::read_dir(self.dir.join("data")).expect("the broker has a directory");
+        let partitions = data.flatten().filter(|entry| {
+            let name = entry.file_name().into_string().unwrap_or_default();
+            let of = name.rsplit_once('-').map(|(of, _partition)| of);
+            of == Some(topic)
+        });
+        let files = partitions.flat_map(|partition| fs::read_dir(partition.path()));
+        let logs = files
+            .flatten()
+            .flatten()
+            .filter(|file| file.file_name().to_string_lossy().contains(".log"));
+        logs.map(|file| file.metadata().map_or(0, |meta| meta.len()))
+            .sum()
+    }
+
     /// Kills it as a crash would, and waits until it is gone.
     ///
     /// # Panics
@@ -597,6 +618,7 @@ log.cleaner.backoff.ms=500
 num.network.threads=2
 num.io.threads=4
 log.retention.check.interval.ms=1000
+log.segment.delete.delay.ms=1000
 log.initial.task.delay.ms=1000
 ",
         data = dir.join("data").display(),

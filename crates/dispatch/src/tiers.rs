@@ -42,6 +42,13 @@ use metrics::Metrics;
 /// How long a last commit may take before it is given up. What is not committed is copied again, and recognised by its ticket.
 const LAST_COMMIT: Duration = Duration::from_secs(5);
 
+/// See [`TiersConfig::trim_every`]. Sooner where faults are tested: they last for seconds.
+const TRIM_EVERY: Duration = if cfg!(feature = "failpoints") {
+    Duration::from_secs(10)
+} else {
+    Duration::from_secs(60)
+};
+
 /// Settings of the tiers.
 #[derive(Debug, Clone)]
 pub struct TiersConfig {
@@ -66,7 +73,7 @@ impl TiersConfig {
             worker: "tiers".to_owned(),
             session_timeout: limits::SESSION_TIMEOUT,
             commit_every: Duration::from_millis(200),
-            trim_every: Duration::from_secs(60),
+            trim_every: TRIM_EVERY,
         }
     }
 }

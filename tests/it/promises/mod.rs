@@ -9,6 +9,7 @@ mod isolation;
 mod outcomes;
 mod public_forms;
 mod schedule_honoured;
+mod settled_records_go;
 
 use std::collections::BTreeMap;
 
