@@ -1,7 +1,9 @@
 //! What the dispatch stage counts. Labels come from closed sets.
 
 use hookline_model::outcome::Outcome;
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{
+    Counter, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+};
 
 /// Figures of the dispatch stage.
 #[derive(Clone)]
@@ -28,6 +30,8 @@ pub(crate) struct Metrics {
     pub(crate) live_bytes: IntCounter,
     /// Bytes of checkpoints stored.
     pub(crate) checkpoint_bytes: IntCounter,
+    /// Time that went into making checkpoints, seconds.
+    pub(crate) checkpoint_seconds: Counter,
     /// Claims that took effect.
     pub(crate) takeovers: IntCounter,
     /// From the assignment of a partition to the first send that may start, seconds.
@@ -52,6 +56,11 @@ impl Metrics {
             registry.register(Box::new(gauge.clone()))?;
             Ok(gauge)
         };
+        let checkpoint_seconds = Counter::new(
+            "hookline_dispatch_checkpoint_seconds_total",
+            "time that went into making checkpoints",
+        )?;
+        registry.register(Box::new(checkpoint_seconds.clone()))?;
         let attempts = IntCounterVec::new(
             Opts::new(
                 "hookline_dispatch_attempts_total",
@@ -117,6 +126,7 @@ impl Metrics {
                 "hookline_dispatch_checkpoint_bytes_total",
                 "bytes of checkpoints stored",
             )?,
+            checkpoint_seconds,
             takeovers: counter(
                 "hookline_dispatch_takeovers_total",
                 "claims that took effect",

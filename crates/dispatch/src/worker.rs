@@ -538,6 +538,7 @@ impl Worker {
         {
             return Ok(());
         }
+        let begun = tokio::time::Instant::now();
         let oldest = self
             .partition
             .lanes()
@@ -558,6 +559,8 @@ impl Worker {
             .partition
             .checkpoint(self.log.epoch(), self.log.inspected(), now);
         let records = self.progress.begin(&checkpoint, now);
+        let took = begun.elapsed().as_secs_f64();
+        self.shared.metrics.checkpoint_seconds.inc_by(took);
         for (index, record) in (0..).zip(records) {
             self.shared
                 .metrics

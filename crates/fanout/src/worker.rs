@@ -28,7 +28,7 @@ use crate::{BATCH_MAX, COMMIT_EVERY, DRAIN_MAX};
 const BUDGET: ReadBudget = ReadBudget { bytes: 1024 * 1024 };
 /// Before a partition is begun anew after trouble that may pass: at first, and at most.
 const PAUSE: Duration = Duration::from_millis(200);
-const PAUSE_MAX: Duration = Duration::from_secs(5);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Asks a worker to finish what is on its way and end. The guard, where there is one, is held until it has.
 pub(crate) type Stop = Option<Arc<RevokeGuard>>;

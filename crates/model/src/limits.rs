@@ -62,6 +62,11 @@ pub const IDENTITY_WINDOW: usize = 50_000;
 pub const WINDOW_START: u32 = 8;
 /// See [`WINDOW_START`].
 pub const WINDOW_MAX: u32 = 128;
+/// After so many failures in a row, with its window at one, a webhook pauses between attempts: to knock as fast as it can refuse would be of no
+/// use to it, and at the expense of others.
+pub const FAILURES_BEFORE_PAUSE: u32 = 16;
+/// See [`FAILURES_BEFORE_PAUSE`].
+pub const FAILING_PAUSE: Duration = Duration::from_millis(10);
 
 /// Sends and bytes that one lane may queue in memory before it falls behind.
 pub const LANE_QUEUE_SENDS: usize = 2_000;

@@ -35,8 +35,8 @@ pub(crate) const GRACE: Duration = limits::DEADLINE_MAX.saturating_add(Duration:
 
 /// The first pause before a failed task is started again; it doubles.
 const BACKOFF_FIRST: Duration = Duration::from_millis(200);
-/// The longest such pause.
-const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// The longest such pause: short, because what failed with the broker is to go on soon after it is back.
+const BACKOFF_MAX: Duration = Duration::from_secs(2);
 /// A task that ran for this long begins with the first pause again.
 const HEALTHY_AFTER: Duration = Duration::from_secs(60);
 

@@ -16,8 +16,8 @@ use round::{Round, Rounds};
 use super::mutation::mutated;
 use crate::ids::{Position, WebhookUid};
 use crate::limits::{
-    LANE_QUEUE_BYTES, LANE_QUEUE_SENDS, SUSPECT_QUEUE_SENDS, SUSPECTS_ASKED, WINDOW_MAX,
-    WINDOW_START, WORKER_QUEUE_BYTES,
+    LANE_QUEUE_BYTES, LANE_QUEUE_SENDS, SUSPECT_QUEUE_SENDS, SUSPECTS_ASKED, WINDOW_START,
+    WORKER_QUEUE_BYTES,
 };
 use crate::time::Millis;
 
@@ -326,6 +326,11 @@ impl<T> Lanes<T> {
                 }
                 Terms::End => return self.take(webhook, false),
                 Terms::Send { rate } => {
+                    if let Some(until) = hook.pauses(now) {
+                        hook.turn = Turn::Token(until);
+                        self.tokens.insert((until, webhook));
+                        continue;
+                    }
                     if let Some(rate) = rate.filter(|r| *r > 0.0) {
                         let bucket = hook.bucket.get_or_insert(Bucket {
                             tokens: 0.0,
@@ -397,19 +402,11 @@ impl<T> Lanes<T> {
             return;
         };
         hook.in_flight = hook.in_flight.saturating_sub(1);
+        hook.learn(health, self.now);
         match health {
-            Health::Good => {
-                hook.proven = true;
-                hook.window = (hook.window + 1).min(WINDOW_MAX);
-                self.look |= hook.behind();
-            }
-            Health::Bad => {
-                hook.window = (hook.window / 2).max(1);
-                if hook.failing() {
-                    self.shed(webhook);
-                }
-            }
-            Health::None => {}
+            Health::Good => self.look |= hook.behind(),
+            Health::Bad if hook.failing() => self.shed(webhook),
+            Health::Bad | Health::None => {}
         }
         self.wake(webhook);
     }

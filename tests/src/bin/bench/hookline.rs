@@ -24,6 +24,8 @@ pub(crate) struct Throughput {
     pub(crate) rate: f64,
     pub(crate) cpu_us: f64,
     pub(crate) broker_cpu_us: f64,
+    /// The share of the program's processor time that goes into checkpoints.
+    pub(crate) checkpoints: f64,
 }
 
 /// What the run with retries gave.
@@ -93,17 +95,25 @@ impl<'a> Bench<'a> {
             self.wait_for(&mut seen, deliveries / 5).await;
             let (begun, count) = (Instant::now(), seen.count);
             let cpu = (cpu_seconds(pid), cpu_seconds(broker));
+            let checkpoints = self.checkpoint_seconds().await;
             self.wait_for(&mut seen, deliveries * 9 / 10).await;
             let done = (seen.count - count) as f64;
+            let used = cpu_seconds(pid) - cpu.0;
             let figures = Throughput {
                 rate: done / begun.elapsed().as_secs_f64(),
-                cpu_us: (cpu_seconds(pid) - cpu.0) * 1e6 / done,
+                cpu_us: used * 1e6 / done,
                 broker_cpu_us: (cpu_seconds(broker) - cpu.1) * 1e6 / done,
+                checkpoints: (self.checkpoint_seconds().await - checkpoints) / used,
             };
             self.wait_for(&mut seen, deliveries).await;
             figures
         };
         tokio::join!(publishing, watching).1
+    }
+
+    async fn checkpoint_seconds(&self) -> f64 {
+        let name = "hookline_dispatch_checkpoint_seconds_total";
+        self.program.metric(name, "").await
     }
 
     /// At a steady rate that leaves it half idle.

@@ -77,14 +77,12 @@ pub(crate) async fn measure(scale: Scale) {
     let mut run = Run::new(&receiver, &trouble).await;
     let program = run.site.start().await;
     say("the healthy alone …");
-    run.warm_up().await;
-    let alone = run.healthy(scale).await;
+    run.warm_up(scale).await;
+    let alone = run.healthy_twice(scale).await;
     say("trouble: a slow endpoint's backlog, hanging endpoints, one that fails for ever …");
-    run.trouble(&trouble).await;
+    run.trouble(&trouble, &program).await;
     say("the healthy beside it …");
-    let beside = run.healthy(scale).await;
-    say("the healthy beside it, once more …");
-    let again = run.healthy(scale).await;
+    let beside = run.healthy_twice(scale).await;
     let memory = peak_rss_mib(program.pid().as_raw());
     let behind = program.metric("hookline_dispatch_lanes_behind", "").await;
     let scanned = program
@@ -101,10 +99,17 @@ pub(crate) async fn measure(scale: Scale) {
     let takeover = run.takeover(&program).await;
     assert!(program.stop().await.success(), "it stops gracefully");
 
-    let rate = f64::midpoint(beside.rate, again.rate) / alone.rate;
-    let p50 = beside.age.p50.min(again.age.p50) as f64 / alone.age.p50.max(1) as f64;
-    let p99 = beside.age.p99.min(again.age.p99) as f64 / alone.age.p99.max(1) as f64;
-    let ms = |us: u64| us as f64 / 1000.0;
+    let ratio = |of: &dyn Fn(&Seen) -> f64| {
+        f64::midpoint(of(&beside[0]), of(&beside[1])) / f64::midpoint(of(&alone[0]), of(&alone[1]))
+    };
+    let rate = ratio(&|seen| seen.rate);
+    let p50 = ratio(&|seen| seen.age.p50 as f64);
+    let p99 = ratio(&|seen| seen.age.p99 as f64);
+    let all = |of: &dyn Fn(&Seen) -> String| {
+        let [a, b] = alone.each_ref().map(of);
+        let [c, d] = beside.each_ref().map(of);
+        format!("{a}, {b}; {c}, {d}")
+    };
     let mib = |bytes: f64| bytes / f64::from(1 << 20);
     let rest = |name, value: String| Figure {
         name,
@@ -115,7 +120,7 @@ pub(crate) async fn measure(scale: Scale) {
     print(vec![
         rest(
             "healthy, deliveries/s alone; beside",
-            format!("{:.0}; {:.0}, {:.0}", alone.rate, beside.rate, again.rate),
+            all(&|seen| format!("{:.0}", seen.rate)),
         ),
         Figure {
             name: "ratio of throughputs",
@@ -125,12 +130,7 @@ pub(crate) async fn measure(scale: Scale) {
         },
         rest(
             "publish → request p50, ms alone; beside",
-            format!(
-                "{:.2}; {:.2}, {:.2}",
-                ms(alone.age.p50),
-                ms(beside.age.p50),
-                ms(again.age.p50)
-            ),
+            all(&|seen| format!("{:.2}", seen.age.p50 as f64 / 1000.0)),
         ),
         Figure {
             name: "ratio of p50",
@@ -215,8 +215,8 @@ impl<'a> Run<'a> {
         publish_all(&*self.appender, &self.topic, PARTITIONS, events).await;
     }
 
-    async fn warm_up(&mut self) {
-        self.drain(20_000).await;
+    async fn warm_up(&mut self, scale: Scale) {
+        self.drain(scale.deliveries / 4).await;
         settle().await;
     }
 
@@ -239,6 +239,11 @@ impl<'a> Run<'a> {
             );
         }
         count as f64 / begun.elapsed().as_secs_f64()
+    }
+
+    /// Twice, because these machines are noisy; ratios are those of the means.
+    async fn healthy_twice(&mut self, scale: Scale) -> [Seen; 2] {
+        [self.healthy(scale).await, self.healthy(scale).await]
     }
 
     /// From publishing the first to the last request, and then at a steady rate.
@@ -265,17 +270,19 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Publishes it, and waits until fan-out has written all of it and the lanes have fallen behind.
-    async fn trouble(&mut self, trouble: &Trouble) {
+    /// Publishes it, and waits until fan-out has written all of it, the lanes have fallen behind, and the live edge has passed it.
+    async fn trouble(&mut self, trouble: &Trouble, program: &Program) {
         self.publish(HANGING_EVENTS, |_| "hanging.all".to_owned())
             .await;
         self.publish(trouble.failing, |_| "failing.one".to_owned())
             .await;
         self.publish(trouble.waiting, |_| "slow.one".to_owned())
             .await;
-        let mut last = 0;
+        let (mut last, mut last_read) = (0, 0.0);
         loop {
             tokio::time::sleep(Duration::from_secs(2)).await;
+            let read = program.metric("hookline_dispatch_live_bytes_total", "");
+            let read = read.await;
             let mut end = 0;
             for partition in 0..PARTITIONS {
                 end += self
@@ -285,10 +292,10 @@ impl<'a> Run<'a> {
                     .expect("Kafka answers");
             }
             // Retries trickle in all the time; a million sends do not.
-            if end < last + 2_000 {
+            if end < last + 2_000 && read < last_read + f64::from(8 << 20) {
                 return;
             }
-            last = end;
+            (last, last_read) = (end, read);
         }
     }
 

@@ -10,6 +10,7 @@ mod lanes;
 mod load;
 mod process;
 mod receiver;
+mod registry;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -58,7 +59,9 @@ fn main() -> ExitCode {
         _ => {
             let quick = arguments.iter().any(|a| a == "--quick");
             let scale = if quick { Scale::QUICK } else { Scale::FULL };
-            if arguments.iter().any(|a| a == "lanes") {
+            if arguments.iter().any(|a| a == "registry") {
+                runtime.block_on(registry::measure(scale));
+            } else if arguments.iter().any(|a| a == "lanes") {
                 runtime.block_on(lanes::measure(scale));
             } else {
                 runtime.block_on(measure(scale));
@@ -122,6 +125,12 @@ async fn measure(scale: Scale) {
                 throughput.cpu_us, throughput.broker_cpu_us
             ),
         ),
+        Figure {
+            name: "checkpoints, share of its processor time, %",
+            value: format!("{:.2}", throughput.checkpoints * 100.0),
+            aim: "≤ 2",
+            met: Some(throughput.checkpoints <= 0.02),
+        },
         Figure {
             name: "ratio of the two rates",
             value: format!("{ratio:.3}"),

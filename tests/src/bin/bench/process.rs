@@ -22,8 +22,17 @@ pub(crate) fn cpu_seconds(pid: i32) -> f64 {
 
 /// The most memory that a process ever held, in MiB.
 pub(crate) fn peak_rss_mib(pid: i32) -> f64 {
+    mib(pid, "VmHWM:")
+}
+
+/// The memory that a process holds now, in MiB.
+pub(crate) fn rss_mib(pid: i32) -> f64 {
+    mib(pid, "VmRSS:")
+}
+
+fn mib(pid: i32, what: &str) -> f64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
+    let line = status.lines().find(|line| line.starts_with(what));
     let kib = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok());
     kib.unwrap_or(0.0) / 1024.0
 }

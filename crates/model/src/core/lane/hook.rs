@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use super::round::Round;
-use super::{LaneKind, QueueLimits, Queued};
+use super::{Health, LaneKind, QueueLimits, Queued};
 use crate::ids::Position;
-use crate::limits::WINDOW_START;
+use crate::limits::{FAILING_PAUSE, FAILURES_BEFORE_PAUSE, WINDOW_MAX, WINDOW_START};
 use crate::time::Millis;
 
 #[derive(Debug)]
@@ -90,7 +90,7 @@ pub(super) enum Turn {
     None,
     /// In one of the two rounds.
     Round,
-    /// Waits for a token until then.
+    /// Waits for a token, or pauses because it fails, until then.
     Token(Millis),
     /// Paused.
     Parked,
@@ -106,6 +106,10 @@ pub(super) struct Hook<T> {
     pub(super) window: u32,
     pub(super) in_flight: u32,
     pub(super) proven: bool,
+    /// Failures since it last answered well.
+    pub(super) failures: u32,
+    /// With many of them: when the next attempt may begin.
+    pub(super) paused_until: Millis,
     pub(super) bucket: Option<Bucket>,
     pub(super) turn: Turn,
 }
@@ -119,6 +123,8 @@ impl<T> Hook<T> {
             window: WINDOW_START,
             in_flight: 0,
             proven: false,
+            failures: 0,
+            paused_until: Millis(0),
             bucket: None,
             turn: Turn::None,
         }
@@ -201,6 +207,32 @@ impl<T> Hook<T> {
             self.last = kind;
         }
         Some(queued)
+    }
+
+    /// An exchange has ended, and went like this: the window adapts.
+    pub(super) fn learn(&mut self, health: Health, now: Millis) {
+        match health {
+            Health::Good => {
+                self.proven = true;
+                self.failures = 0;
+                self.window = (self.window + 1).min(WINDOW_MAX);
+            }
+            Health::Bad => {
+                self.window = (self.window / 2).max(1);
+                self.failures = self.failures.saturating_add(1);
+                if self.failures > FAILURES_BEFORE_PAUSE {
+                    self.paused_until = now.plus(FAILING_PAUSE);
+                }
+            }
+            Health::None => {}
+        }
+    }
+
+    /// When it may begin its next attempt, if not yet. A clock that was set back makes no pause longer.
+    pub(super) fn pauses(&mut self, now: Millis) -> Option<Millis> {
+        self.paused_until = self.paused_until.min(now.plus(FAILING_PAUSE));
+        (self.failures > FAILURES_BEFORE_PAUSE && now < self.paused_until)
+            .then_some(self.paused_until)
     }
 
     /// Whether anything of it was left in the log.

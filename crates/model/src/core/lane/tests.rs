@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::limits::{FAILING_PAUSE, FAILURES_BEFORE_PAUSE};
 
 struct Open;
 
@@ -323,16 +324,48 @@ fn nobody_asks_twice_for_a_share_of_which_nothing_was_given_back() {
 }
 
 #[test]
+fn who_fails_again_and_again_pauses_between_attempts_until_it_answers_well() {
+    let mut lanes = Lanes::new(QueueLimits {
+        suspect_sends: 60,
+        ..QueueLimits::default()
+    });
+    for offset in 0..60 {
+        lanes.offer(queued(key(1, LaneKind::Fresh), offset), usize::MAX);
+    }
+    let pause = i64::try_from(FAILING_PAUSE.as_millis()).unwrap();
+    let mut begun = Vec::new();
+    for ms in 0..20 * pause {
+        while lanes.next(Millis(ms), &mut Open).is_some() {
+            begun.push(ms);
+            lanes.ended(uid(1), Health::Bad);
+        }
+    }
+    let (at_once, paced) = begun.split_at(FAILURES_BEFORE_PAUSE as usize + 1);
+    assert!(at_once.iter().all(|at| *at == 0), "{at_once:?}");
+    let gaps = paced.windows(2).map(|pair| pair[1] - pair[0]);
+    assert!(gaps.clone().all(|gap| gap == pause), "{paced:?}");
+    assert!(gaps.count() >= 15, "{paced:?}");
+    // Set back by an hour, the clock makes nobody pause for an hour.
+    let before = Millis(-3_600_000);
+    assert!(lanes.next(before, &mut Open).is_none());
+    assert!(lanes.next(before.plus(FAILING_PAUSE), &mut Open).is_some());
+    lanes.ended(uid(1), Health::Good);
+    assert!(
+        lanes.next(before.plus(FAILING_PAUSE), &mut Open).is_some(),
+        "no pause when it answers well"
+    );
+}
+
+#[test]
 fn a_new_webhook_is_tried_before_those_that_fail() {
     let mut lanes = Lanes::default();
     for webhook in 1..=20 {
-        let lane = key(webhook, LaneKind::Fresh);
-        for offset in 0..2 {
-            lanes.offer(queued(lane, offset), usize::MAX);
-        }
-        assert_eq!(start(&mut lanes).len(), 2);
+        lanes.offer(queued(key(webhook, LaneKind::Fresh), 0), usize::MAX);
+    }
+    assert_eq!(start(&mut lanes).len(), 20);
+    for webhook in 1..=20 {
         lanes.ended(uid(webhook), Health::Bad);
-        lanes.offer(queued(lane, 2), usize::MAX);
+        lanes.offer(queued(key(webhook, LaneKind::Fresh), 1), usize::MAX);
     }
     lanes.offer(queued(key(30, LaneKind::Fresh), 3), usize::MAX);
     let first = lanes.next(Millis(0), &mut Open).expect("there are places");
@@ -445,6 +478,7 @@ impl<T: std::hash::Hash> std::hash::Hash for Lanes<T> {
         for (uid, hook) in hooks {
             (uid, &hook.again, &hook.lanes, hook.last).hash(state);
             (hook.window, hook.in_flight, hook.proven, hook.turn).hash(state);
+            (hook.failures, hook.paused_until).hash(state);
             let bucket = hook.bucket.map(|b| (b.tokens.to_bits(), b.at));
             bucket.hash(state);
         }
