@@ -1,7 +1,7 @@
 //! Events × registry → deliveries.
 //!
 //! In come records of `events`; out go records of `deliveries`, one for each partition that has webhooks which the event matches, and
-//! `rejected` for what nobody can read or place. Reading order: `plan`, `identity` and `floor` are the decisions (pure); `worker` performs
+//! `rejected` for what nobody can read or place. Reading order: `plan`, `sieve`, `identity` and `floor` are the decisions; `worker` performs
 //! them for one partition; `stage` shares partitions out among workers.
 //!
 //! Invariants: nothing is committed before everything made from it is acknowledged; each partition of `deliveries` gets an event's
@@ -15,6 +15,7 @@ mod metrics;
 mod plan;
 mod progress;
 mod rejected;
+mod sieve;
 mod stage;
 #[cfg(test)]
 mod tests;

@@ -9,7 +9,7 @@ use prometheus::{
 pub(crate) enum EventResult {
     /// Somebody gets it.
     FannedOut,
-    /// Nobody subscribed to it.
+    /// Nobody subscribed to it, or every filter turned it away.
     Unmatched,
     /// Its identity was seen before, within the window.
     Repeated,
@@ -23,6 +23,8 @@ pub(crate) struct FanoutMetrics {
     repeated: IntCounter,
     rejected: IntCounter,
     pub(crate) deliveries: IntCounter,
+    pub(crate) filtered: IntCounter,
+    pub(crate) filter_errors: IntCounter,
     pub(crate) batch: Histogram,
     pub(crate) oldest_seconds: Gauge,
     pub(crate) stopped: IntGauge,
@@ -46,6 +48,14 @@ impl FanoutMetrics {
                 "hookline_fanout_deliveries_total",
                 "Deliveries made: one for each webhook that an event matched.",
             )?,
+            filtered: IntCounter::new(
+                "hookline_fanout_filtered_total",
+                "Deliveries not made because the webhook's filter turned the event away, be it for want of an answer.",
+            )?,
+            filter_errors: IntCounter::new(
+                "hookline_fanout_filter_errors_total",
+                "Times that a filter had no answer for an event, which counts as no: a field was missing, or types did not fit.",
+            )?,
             batch: Histogram::with_opts(
                 HistogramOpts::new(
                     "hookline_fanout_batch_events",
@@ -64,6 +74,8 @@ impl FanoutMetrics {
         };
         registry.register(Box::new(events))?;
         registry.register(Box::new(metrics.deliveries.clone()))?;
+        registry.register(Box::new(metrics.filtered.clone()))?;
+        registry.register(Box::new(metrics.filter_errors.clone()))?;
         registry.register(Box::new(metrics.batch.clone()))?;
         registry.register(Box::new(metrics.oldest_seconds.clone()))?;
         registry.register(Box::new(metrics.stopped.clone()))?;

@@ -16,6 +16,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{interval, sleep, timeout};
 
 use crate::metrics::FanoutMetrics;
+use crate::sieve::Unanswered;
 use crate::worker::{Stop, Worker};
 use crate::{DRAIN_MAX, FanoutConfig, FanoutError};
 
@@ -36,6 +37,8 @@ pub(crate) struct Shared {
     pub(crate) rejected: String,
     /// By partition: the time of the oldest event that is not done.
     pub(crate) ages: Mutex<BTreeMap<u32, i64>>,
+    /// What is said of filters without an answer.
+    pub(crate) unanswered: Unanswered,
     appender: tokio::sync::Mutex<Option<Arc<dyn Appender>>>,
 }
 
@@ -125,6 +128,7 @@ impl Fanout {
             registry,
             clock,
             ages: Mutex::default(),
+            unanswered: Unanswered::default(),
             appender: tokio::sync::Mutex::new(None),
         };
         Ok(Self {

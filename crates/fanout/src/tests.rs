@@ -20,6 +20,8 @@ use tokio::sync::watch;
 
 use crate::{Fanout, FanoutConfig};
 
+mod filters;
+
 const PREFIX: &str = "t.";
 const PARTITIONS: u32 = 4;
 const KEY: &str = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwg=";
@@ -101,8 +103,12 @@ impl System {
     }
 
     async fn webhook(&self, name: &str, events: &[&str]) -> WebhookUid {
+        self.filtered_webhook(name, events, "none").await
+    }
+
+    async fn filtered_webhook(&self, name: &str, events: &[&str], filter: &str) -> WebhookUid {
         let document = serde_json::json!({
-            "kind": "Webhook", "project": "shop", "name": name, "url": "https://example.com/h", "events": events,
+            "kind": "Webhook", "project": "shop", "name": name, "url": "https://example.com/h", "events": events, "filter": filter,
         });
         let parsed = parse_documents(&document.to_string()).expect("valid").pop();
         let Some(Resource::Webhook(spec)) = parsed else {

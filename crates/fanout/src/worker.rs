@@ -1,7 +1,7 @@
 //! One partition of `events`: read, decide, append, and commit what is done.
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use hookline_journal::{
@@ -21,6 +21,7 @@ use crate::metrics::EventResult;
 use crate::plan::{Origin, Planner, Target};
 use crate::progress::Progress;
 use crate::rejected::{self, Reason};
+use crate::sieve::Sieve;
 use crate::stage::Shared;
 use crate::{BATCH_MAX, COMMIT_EVERY, DRAIN_MAX};
 
@@ -422,7 +423,10 @@ impl Session<'_> {
             accepted_at_ms: record.timestamp_ms,
         };
         let matching = snapshot.matching(&event.project, &event.r#type);
-        let targets = matching.map(|webhook| Target {
+        let data = OnceLock::new();
+        let sieve = Sieve::new(shared, event, &data);
+        let wanted = matching.filter(|webhook| sieve.wants(webhook));
+        let targets = wanted.map(|webhook| Target {
             uid: webhook.uid,
             epoch: webhook.epoch,
             partition: webhook.partition(layout.partitions),

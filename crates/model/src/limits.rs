@@ -163,3 +163,22 @@ pub const SECRETS_MAX: usize = 3;
 pub const OVERLAP_MAX: Duration = secs(7 * 24 * 3600);
 /// Event types of one project.
 pub const EVENT_TYPES_MAX: usize = 2_000;
+
+/// A filter of a webhook: bytes of its text, and tokens that are neither literals nor commas. What follows keeps any filter from using up the
+/// stack or, on the largest event, more than a moment: tests hold hostile ones against them.
+pub const FILTER_BYTES_MAX: usize = 4 * 1024;
+/// See [`FILTER_BYTES_MAX`].
+pub const FILTER_TOKENS_MAX: usize = 500;
+/// Brackets within brackets.
+pub const FILTER_NESTING_MAX: usize = 24;
+/// Operations within operations; chains of `&&` and `||` count by their logarithm.
+pub const FILTER_DEPTH_MAX: usize = 40;
+/// `… ? … : …` in one filter.
+pub const FILTER_CHOICES_MAX: usize = 16;
+/// `+` in one filter: each may copy a text.
+pub const FILTER_SUMS_MAX: usize = 16;
+/// Entries of a list that a filter itself writes and goes through while it looks at the event.
+pub const FILTER_LIST_MAX: usize = 32;
+/// Operations and values that are evaluated for every entry of a list, in all loops of a filter together. The largest event has a list of some
+/// 390,000 entries, for which this takes about a second.
+pub const FILTER_LOOP_MAX: usize = 80;

@@ -329,6 +329,8 @@ pub struct Webhook {
     pub url: String,
     /// What it is subscribed to.
     pub events: Vec<TypePattern>,
+    /// Which of these events it wants, in the language of [`Filter`](crate::filter::Filter); `None`: all.
+    pub filter: Option<String>,
     /// Where values came from that were not given.
     pub preset: Preset,
     /// What it does with events.

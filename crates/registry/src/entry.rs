@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use hookline_model::access::StoredKey;
+use hookline_model::filter::{Filter, FilterError};
 use hookline_model::ids::WebhookUid;
 use hookline_model::resource::{
     EventTypeSpec, ProjectSpec, State, StoredWebhook, Verified, Webhook,
@@ -144,6 +145,7 @@ pub struct WebhookEntry {
     secrets: Vec<SealedSecret>,
     sealer: Arc<Sealer>,
     keys: OnceLock<Result<Arc<[SigningKey]>, SealError>>,
+    filter: OnceLock<Result<Filter, FilterError>>,
     /// Partitions and partition of the last answer of [`WebhookEntry::partition`].
     partition: AtomicU64,
 }
@@ -180,6 +182,7 @@ impl WebhookEntry {
             secrets: secrets.map_err(|e| e.to_string())?,
             sealer: Arc::clone(sealer),
             keys: OnceLock::new(),
+            filter: OnceLock::new(),
             partition: AtomicU64::new(0),
         })
     }
@@ -212,6 +215,13 @@ impl WebhookEntry {
         let live = all.iter().zip(&self.secrets);
         let live = live.filter(|(_, secret)| secret.live(now));
         Ok(live.map(|(key, _)| key.clone()).collect())
+    }
+
+    /// Which of the events that it is subscribed to it wants; `None`: all. Read once, when first asked for. An error is a filter of a newer
+    /// version, for none that this one cannot read is ever saved by it.
+    pub fn filter(&self) -> Option<&Result<Filter, FilterError>> {
+        let text = self.settings.filter.as_deref()?;
+        Some(self.filter.get_or_init(|| Filter::compile(text)))
     }
 
     /// When each of the secrets that sign at `now` was made and until when it signs, newest first.

@@ -4,6 +4,7 @@ mod backlog_written_once;
 mod catalog_of_a_project;
 mod cli;
 mod everything_arrives_once;
+mod filters;
 mod graceful_restart_repeats_nothing;
 mod isolation;
 mod outcomes;

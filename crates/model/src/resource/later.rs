@@ -11,9 +11,8 @@ use super::reader::{At, Object, Reader, hint};
 pub(super) const KINDS: [&str; 1] = ["Connector"];
 
 /// Keys that come later, the words they know (empty: any value), and the words that already work.
-const KEYS: [(&str, &[&str], &[&str]); 5] = [
+const KEYS: [(&str, &[&str], &[&str]); 4] = [
     ("connector", &[], &["none"]),
-    ("filter", &[], &["none"]),
     ("ordered", &["webhook", "key"], &["false"]),
     ("batch", &[], &["none"]),
     (

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::reader::{At, Object, Reader, hint};
 use super::{FieldError, Method, Ordered, Webhook, WebhookSpec, headers, later, retry};
 use crate::body::BodyForm;
+use crate::filter::Filter;
 use crate::ids::Slug;
 use crate::limits::{DEADLINE_MAX, URL_BYTES_MAX};
 use crate::matching::TypePattern;
@@ -95,6 +96,7 @@ fn read_whole(reader: &mut Reader, whole: &Object<'_>, preset: Preset) -> Option
     let events = reader
         .required(whole, "events")
         .and_then(|at| read_events(reader, &at));
+    let filter = read_filter(reader, whole);
     let state = word(reader, whole, "state");
     let method = word(reader, whole, "method");
     let headers = whole
@@ -122,6 +124,7 @@ fn read_whole(reader: &mut Reader, whole: &Object<'_>, preset: Preset) -> Option
         description: description?,
         url: url?,
         events: events?,
+        filter: filter?,
         preset,
         state: state?,
         method: method?,
@@ -182,6 +185,18 @@ fn read_events(reader: &mut Reader, at: &At<'_>) -> Option<Vec<TypePattern>> {
         }
     }
     Some(events)
+}
+
+/// What is stored is taken as it is: a newer version may know more of the language.
+fn read_filter(reader: &mut Reader, whole: &Object<'_>) -> Option<Option<String>> {
+    let Some(at) = whole.get("filter").filter(|at| !at.is_word("none")) else {
+        return Some(None);
+    };
+    let text = reader.text(&at)?.trim();
+    if reader.strict {
+        reader.taken(&at, Filter::compile(text))?;
+    }
+    Some(Some(text.to_owned()))
 }
 
 fn read_headers(reader: &mut Reader, at: &At<'_>) -> Option<BTreeMap<String, String>> {
@@ -250,6 +265,7 @@ pub(super) fn write(webhook: &Webhook) -> Value {
         "description": webhook.description,
         "url": webhook.url,
         "events": events,
+        "filter": webhook.filter.as_deref().unwrap_or("none"),
         "preset": webhook.preset,
         "state": webhook.state.as_str(),
         "method": webhook.method.as_str(),
