@@ -274,6 +274,7 @@ async fn the_example_configurations_are_accepted() {
         let output = command
             .args(["check-config", "--config"])
             .arg(&file)
+            .env("HOOKLINE_SECRETS_KEY", hookline_tests::program::new_key())
             .output()
             .await
             .unwrap();

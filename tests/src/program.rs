@@ -8,6 +8,8 @@ use std::process::{ExitStatus, Output, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use hookline_journal::Journal;
 use hookline_journal::embedded::{EmbeddedConfig, open_or_connect};
@@ -155,6 +157,7 @@ impl Site {
         let config = dir.path().join("hookline.toml");
         let text = settings((engine, servers), shape, &prefix, &http, more);
         fs::write(&config, text).expect("the directory is ours");
+        fs::write(dir.path().join("hookline.key"), new_key()).expect("the directory is ours");
         Self {
             engine,
             servers: servers.to_owned(),
@@ -624,6 +627,13 @@ async fn collect(stdout: tokio::process::ChildStdout, lines: Arc<Mutex<Vec<Value
 )]
 fn start(set: &mut JoinSet<()>, future: impl Future<Output = ()> + Send + 'static) {
     set.spawn(future);
+}
+
+/// A key to seal secrets with, in base64.
+#[must_use]
+pub fn new_key() -> String {
+    let bytes: [u8; 32] = std::array::from_fn(|_| fastrand::u8(..));
+    BASE64_STANDARD.encode(bytes)
 }
 
 /// A port that nobody uses at the moment.

@@ -18,6 +18,8 @@ use ipnet::IpNet;
 pub(crate) use keys::LOG_LEVEL_DEFAULT;
 pub(crate) use render::reference;
 
+use crate::secrets::Missing;
+
 /// One thing that is wrong, with the key (or variable) it concerns.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{key}: {problem}")]
@@ -139,8 +141,20 @@ impl Config {
     /// Reads the file at `path` and the environment of this process.
     ///
     /// # Errors
-    /// Everything that is wrong.
+    /// Everything that is wrong; that there is no key for secrets is wrong, too.
     pub(crate) fn load(path: &Path) -> Result<Self, ConfigErrors> {
+        Self::read(path, Missing::Refuse)
+    }
+
+    /// As [`Config::load`], for who makes the key for secrets next where there is none.
+    ///
+    /// # Errors
+    /// Everything else that is wrong.
+    pub(crate) fn load_without_key(path: &Path) -> Result<Self, ConfigErrors> {
+        Self::read(path, Missing::WillBeMade)
+    }
+
+    fn read(path: &Path, missing: Missing) -> Result<Self, ConfigErrors> {
         let text = std::fs::read_to_string(path).map_err(|error| {
             ConfigErrors(vec![ConfigError::new(
                 "--config",
@@ -151,7 +165,7 @@ impl Config {
         let env = std::env::vars_os().filter_map(|(name, value)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))
         });
-        load::load(&text, &path.display().to_string(), dir, env)
+        load::load(&text, &path.display().to_string(), dir, env, missing)
     }
 
     /// How long a process may be silent before its partitions go to others.

@@ -1,4 +1,5 @@
-//! The key under which secrets are stored: from the environment, else from a file that is made when missing.
+//! The key under which secrets are stored: from the environment, else from a file. Only `hookline dev` makes one by itself: elsewhere a
+//! process that made its own would store what no other can read, and would lose it with its disk.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
@@ -6,54 +7,83 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use hookline_registry::Kek;
-use secrecy::ExposeSecret as _;
+use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::config::keys::SECRETS_KEY;
 use crate::config::{Config, ConfigError, ConfigErrors};
 
-/// Checks a key.
-///
-/// # Errors
-/// What is wrong with it; never the key.
-pub(crate) fn check(text: &str) -> Result<Kek, String> {
+/// What to do without a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Missing {
+    /// Say how to make one.
+    Refuse,
+    /// Go on: one is made in a moment.
+    WillBeMade,
+}
+
+fn parse(text: &str) -> Result<Kek, String> {
     Kek::from_base64(text)
         .map_err(|error| format!("{error}; `head -c 32 /dev/urandom | base64` makes a key"))
 }
 
-/// The key.
+/// Reads what is configured.
 ///
 /// # Errors
-/// When it is not a key, or the file can be neither read nor made.
-pub(crate) fn load(config: &Config) -> Result<Kek, ConfigErrors> {
-    if let Some(key) = &config.key {
-        return check(key.expose_secret())
-            .map_err(|problem| ConfigErrors(vec![ConfigError::new(SECRETS_KEY, problem)]));
+/// What is wrong with it, or that there is none; never the key.
+pub(crate) fn read(key: Option<&SecretString>, file: &Path) -> Result<Kek, ConfigError> {
+    if let Some(key) = key {
+        return parse(key.expose_secret())
+            .map_err(|problem| ConfigError::new(SECRETS_KEY, problem));
     }
-    let file = &config.key_file;
-    let wrong = |problem: String| {
-        ConfigErrors(vec![ConfigError::new(
-            "secrets.key_file",
-            format!("{}: {problem}", file.display()),
-        )])
-    };
-    if !file.exists() {
-        make(file).map_err(|error| wrong(format!("cannot be made: {error}")))?;
-    }
-    let text =
-        fs::read_to_string(file).map_err(|error| wrong(format!("cannot be read: {error}")))?;
-    warn_when_open(file);
-    check(&text).map_err(wrong)
+    let shown = file.display();
+    let wrong = |problem: String| ConfigError::new("secrets.key_file", problem);
+    let text = fs::read_to_string(file).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => wrong(format!(
+            "there is no key to seal secrets with: {shown} does not exist and {SECRETS_KEY} is not set; \
+             make a key with `(umask 077; head -c 32 /dev/urandom | base64 > \"{shown}\")`, give it to every process, and keep a copy"
+        )),
+        _ => wrong(format!("{shown}: cannot be read: {error}")),
+    })?;
+    parse(&text).map_err(|problem| wrong(format!("{shown}: {problem}")))
 }
 
-/// Checks the key that is there, and makes none.
+/// What is wrong with what is configured.
+pub(crate) fn problem(
+    key: Option<&SecretString>,
+    file: &Path,
+    missing: Missing,
+) -> Option<ConfigError> {
+    if missing == Missing::WillBeMade && key.is_none() && !file.exists() {
+        return None;
+    }
+    read(key, file).err()
+}
+
+/// The key of this process.
 ///
 /// # Errors
-/// As [`load`].
-pub(crate) fn check_only(config: &Config) -> Result<(), ConfigErrors> {
-    if config.key.is_none() && !config.key_file.exists() {
+/// As [`read`].
+pub(crate) fn load(config: &Config) -> Result<Kek, ConfigErrors> {
+    let key = read(config.key.as_ref(), &config.key_file);
+    if config.key.is_none() {
+        warn_when_open(&config.key_file);
+    }
+    key.map_err(|error| ConfigErrors(vec![error]))
+}
+
+/// Makes the key where there is none.
+///
+/// # Errors
+/// When the file cannot be made.
+pub(crate) fn make_missing(config: &Config) -> Result<(), ConfigErrors> {
+    let file = &config.key_file;
+    if config.key.is_some() || file.exists() {
         return Ok(());
     }
-    load(config).map(drop)
+    make(file).map_err(|error| {
+        let problem = format!("{}: cannot be made: {error}", file.display());
+        ConfigErrors(vec![ConfigError::new("secrets.key_file", problem)])
+    })
 }
 
 /// Makes the file. It appears whole or not at all, and whoever is first wins: others read what stands there.
@@ -78,7 +108,7 @@ fn make(file: &Path) -> std::io::Result<()> {
         Ok(()) => {
             tracing::warn!(
                 file = %file.display(),
-                "made a new key for secrets: keep a copy, and give it to every process; without it stored secrets are lost"
+                "made a new key for secrets: keep a copy; without it stored secrets are lost"
             );
             Ok(())
         }
@@ -106,9 +136,30 @@ mod tests {
             "BwcHBwcHBwcHBwcHBwcHBw==",
             "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=",
         ] {
-            let problem = check(bad).expect_err("refused");
+            let problem = parse(bad).expect_err("refused");
             assert!(!problem.contains(bad), "{problem}");
         }
+    }
+
+    #[test]
+    fn without_a_key_it_is_said_how_to_make_one() {
+        let file = std::env::temp_dir().join(format!("hookline-none-{}", uuid::Uuid::now_v7()));
+        let refused = problem(None, &file, Missing::Refuse).expect("there is none");
+        let told = refused.to_string();
+        assert!(
+            told.starts_with("secrets.key_file: there is no key"),
+            "{told}"
+        );
+        assert!(
+            told.contains("head -c 32 /dev/urandom | base64 >"),
+            "{told}"
+        );
+        assert_eq!(problem(None, &file, Missing::WillBeMade), None);
+        let key = SecretString::from("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=");
+        assert_eq!(problem(Some(&key), &file, Missing::Refuse), None);
+        let bad = SecretString::from("AAEC");
+        let refused = problem(Some(&bad), &file, Missing::WillBeMade).expect("no key");
+        assert_eq!(refused.key, SECRETS_KEY);
     }
 
     #[test]
@@ -119,7 +170,7 @@ mod tests {
         let first = fs::read_to_string(&file).expect("there");
         make(&file).expect("the second one yields");
         assert_eq!(fs::read_to_string(&file).expect("there"), first);
-        assert!(check(&first).is_ok());
+        assert!(read(None, &file).is_ok());
         let mode = fs::metadata(&file).expect("there").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         assert_eq!(fs::read_dir(&dir).expect("there").count(), 1);

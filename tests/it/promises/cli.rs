@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Output;
 use std::time::Duration;
 
-use hookline_tests::program::{Engine, Site, hookline};
+use hookline_tests::program::{Engine, Site, hookline, new_key};
 use hookline_tests::receiver::Receiver;
 use hookline_tests::wait::{at_least, eventually};
 
@@ -33,6 +33,7 @@ async fn check(text: &str) -> Output {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("hookline.toml");
     fs::write(&file, text).unwrap();
+    fs::write(dir.path().join("hookline.key"), new_key()).unwrap();
     bare(&["check-config", "--config", file.to_str().unwrap()]).await
 }
 
@@ -107,6 +108,48 @@ allow_addresses = ["127.0.0.1/99"]
         errors.contains("http.listen"),
         "the nearest known key is named:\n{errors}"
     );
+}
+
+#[tokio::test]
+async fn nothing_starts_without_a_key_for_secrets() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("hookline.toml");
+    let config = "[journal]\nengine = \"embedded\"\n[http]\nlisten = \"127.0.0.1:0\"\n";
+    fs::write(&file, config).unwrap();
+    let file = file.to_str().unwrap();
+    let documents = dir.path().join("webhooks.yaml");
+    fs::write(&documents, webhook("w", "https://a.example.com/", "")).unwrap();
+    let documents = documents.to_str().unwrap();
+    for command in [
+        &["serve"][..],
+        &["check-config"],
+        &["topics", "create"],
+        &["apply", "-f", documents],
+        &["keys", "create", "--role", "admin"],
+    ] {
+        let output = bare(&[command, &["--config", file]].concat()).await;
+        assert_eq!(output.status.code(), Some(2), "{command:?}: {output:?}");
+        let told = stderr(&output);
+        for part in ["secrets.key_file", "head -c 32 /dev/urandom | base64"] {
+            assert!(told.contains(part), "{command:?}: {told}");
+        }
+    }
+    // Nothing was made: no key, no data.
+    let left = fs::read_dir(dir.path()).unwrap().count();
+    assert_eq!(left, 2, "the configuration and the documents");
+
+    // It is told with everything else that is wrong; and what it says makes a key that is taken.
+    fs::write(file, format!("{config}listn = \"x\"\n")).unwrap();
+    let output = bare(&["check-config", "--config", file]).await;
+    let told = stderr(&output);
+    assert_eq!(told.lines().count(), 2, "{told}");
+    let (_, rest) = told.split_once("make a key with `").expect("it says how");
+    let (line, _) = rest.split_once("`, give").expect("to its end");
+    let made = std::process::Command::new("sh").args(["-c", line]).status();
+    assert!(made.unwrap().success(), "{line}");
+    fs::write(file, config).unwrap();
+    let output = bare(&["check-config", "--config", file]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
 }
 
 #[tokio::test]

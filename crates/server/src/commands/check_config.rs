@@ -3,7 +3,6 @@
 use crate::cli::CheckConfigArgs;
 use crate::config::{self, Config};
 use crate::output::{Exit, complain, say_raw};
-use crate::secrets;
 
 /// Prints the effective configuration, or everything that is wrong with it.
 ///
@@ -14,7 +13,6 @@ pub(crate) fn run(args: &CheckConfigArgs) -> Result<(), Exit> {
         return say_raw(&config::reference());
     }
     let config = Config::load(&args.config.config)?;
-    secrets::check_only(&config)?;
     for danger in config.dangers() {
         complain(&format!("warning: dangerous setting: {danger}"));
     }

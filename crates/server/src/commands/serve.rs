@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::engine::worker_name;
 use crate::output::{Exit, say};
 use crate::process::Process;
-use crate::{logs, pipeline, secrets};
+use crate::{logs, pipeline};
 
 /// Runs the roles.
 ///
@@ -19,8 +19,6 @@ pub(crate) async fn run(mut args: ServeArgs) -> Result<(), Exit> {
     let config = Arc::new(Config::load(&args.config.config)?);
     logs::start(&config.log);
     announce(&config, &args.roles);
-    // A key that is no key is told at once, not after a broker has answered.
-    secrets::load(&config)?;
     let mut process = Process::begin(&config).await?;
     if say(format_args!("listening on http://{}", process.address)).is_err() {
         tracing::debug!("nobody reads the standard output");

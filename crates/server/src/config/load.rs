@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use hookline_journal::JournalError;
+use secrecy::SecretString;
 
 use super::keys::{self, KAFKA, KEYS, Key, SECRETS_KEY, SECTIONS};
 use super::read::{self, Value};
 use super::{
     Config, ConfigError, ConfigErrors, Engine, JournalConfig, LogConfig, LogFormat, OutgoingConfig,
 };
+use crate::secrets::{self, Missing};
 
 /// Every key's value, and the properties of the Kafka client.
 #[derive(Debug, Clone, Default)]
@@ -24,7 +26,7 @@ pub(crate) struct Values {
 struct Written {
     keys: BTreeMap<String, (toml::Value, String)>,
     kafka: BTreeMap<String, String>,
-    secrets_key: Option<String>,
+    secrets_key: Option<SecretString>,
     errors: Vec<ConfigError>,
 }
 
@@ -37,6 +39,7 @@ pub(crate) fn load(
     file: &str,
     dir: &Path,
     env: impl Iterator<Item = (String, String)>,
+    missing: Missing,
 ) -> Result<Config, ConfigErrors> {
     let table = toml::from_str::<toml::Table>(text).map_err(|error| {
         let line = error
@@ -60,7 +63,7 @@ pub(crate) fn load(
     for (name, value) in variables {
         written.variable(&name, value);
     }
-    written.settle(dir)
+    written.settle(dir, missing)
 }
 
 impl Written {
@@ -127,7 +130,7 @@ impl Written {
     /// One variable. Those without two underscores in a row are other people's (a service called hookline makes some in a cluster).
     fn variable(&mut self, name: &str, value: String) {
         if name == SECRETS_KEY {
-            self.secrets_key = Some(value);
+            self.secrets_key = Some(value.into());
             return;
         }
         if !name.contains("__") {
@@ -156,7 +159,7 @@ impl Written {
     }
 
     /// Checks every value, fills in defaults, and makes the configuration.
-    fn settle(mut self, dir: &Path) -> Result<Config, ConfigErrors> {
+    fn settle(mut self, dir: &Path, missing: Missing) -> Result<Config, ConfigErrors> {
         let mut values = Values {
             keys: BTreeMap::new(),
             kafka: std::mem::take(&mut self.kafka),
@@ -181,10 +184,9 @@ impl Written {
         if engine == Engine::Kafka {
             self.errors.extend(kafka_errors(&values.kafka));
         }
-        if let Some(key) = &self.secrets_key
-            && let Err(problem) = crate::secrets::check(key)
-        {
-            self.errors.push(ConfigError::new(SECRETS_KEY, problem));
+        if let Some(Value::Path(file)) = values.keys.get("secrets.key_file") {
+            let problem = secrets::problem(self.secrets_key.as_ref(), file, missing);
+            self.errors.extend(problem);
         }
         if self.errors.is_empty() {
             return Ok(config(engine, values, self.secrets_key));
@@ -261,7 +263,7 @@ macro_rules! take {
     };
 }
 
-fn config(engine: Engine, values: Values, secrets_key: Option<String>) -> Config {
+fn config(engine: Engine, values: Values, secrets_key: Option<SecretString>) -> Config {
     Config {
         journal: JournalConfig {
             engine,
@@ -280,7 +282,7 @@ fn config(engine: Engine, values: Values, secrets_key: Option<String>) -> Config
             origin: take!(values, "outgoing.origin", Text),
         },
         key_file: take!(values, "secrets.key_file", Path),
-        key: secrets_key.map(secrecy::SecretString::from),
+        key: secrets_key,
         session_timeout: take!(values, "dispatch.session_timeout", Span),
         log: LogConfig {
             level: take!(values, "log.level", Text),

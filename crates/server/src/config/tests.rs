@@ -2,11 +2,22 @@
 
 use super::*;
 
+const KEY: (&str, &str) = (
+    "HOOKLINE_SECRETS_KEY",
+    "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+);
+
+/// With a key for secrets, unless `env` says another.
 fn load(text: &str, env: &[(&str, &str)]) -> Result<Config, Vec<String>> {
+    load_as_it_is(text, &[&[KEY], env].concat())
+}
+
+fn load_as_it_is(text: &str, env: &[(&str, &str)]) -> Result<Config, Vec<String>> {
     let env = env
         .iter()
         .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-    load::load(text, "hookline.toml", Path::new("/etc/hookline"), env)
+    let dir = Path::new("/etc/hookline");
+    load::load(text, "hookline.toml", dir, env, Missing::Refuse)
         .map_err(|errors| errors.0.iter().map(ToString::to_string).collect())
 }
 
@@ -75,6 +86,20 @@ fn everything_wrong_is_told_at_once_with_its_key() {
             "{part} in {errors:#?}"
         );
     }
+}
+
+#[test]
+fn that_there_is_no_key_for_secrets_is_told_with_the_rest() {
+    let text = format!("{EMBEDDED}partitions = 0\n[secrets]\nkey_file = \"no.key\"\n");
+    let errors = load_as_it_is(&text, &[]).expect_err("refused");
+    assert_eq!(errors.len(), 2, "{errors:#?}");
+    let told = &errors[1];
+    assert!(
+        told.starts_with("secrets.key_file: there is no key"),
+        "{told}"
+    );
+    assert!(told.contains("/etc/hookline/no.key"), "{told}");
+    assert!(load_as_it_is(EMBEDDED, &[KEY]).is_ok());
 }
 
 #[test]

@@ -55,7 +55,7 @@ pub(crate) async fn run(args: DevArgs) -> Result<(), Exit> {
         && std::env::var_os("TERM").is_some_and(|term| term != "dumb");
     log(&home, &config, live)?;
     announce(&config, &Role::ALL);
-    secrets::load(&config)?;
+    secrets::make_missing(&config)?;
     let mut process = Process::begin(&config).await.map_err(with_hint)?;
     match begin(&mut process, &config, &home, &args, live).await {
         Ok(true) => {
@@ -89,7 +89,7 @@ fn with_hint(exit: Exit) -> Exit {
 
 /// The configuration in the directory, which may have been changed by hand, with the address of the command line.
 fn configuration(home: &Home, listen: SocketAddr) -> Result<Config, Exit> {
-    let mut config = Config::load(&home.config())?;
+    let mut config = Config::load_without_key(&home.config())?;
     if config.journal.engine != Engine::Embedded {
         return Err(Exit::usage(format!(
             "journal.engine: `dev` runs on the embedded engine, not on {}; use `hookline serve`",
