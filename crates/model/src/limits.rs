@@ -159,6 +159,8 @@ pub const SCHEMA_ERRORS_MAX: usize = 20;
 pub const KEYS_MAX: usize = 500;
 /// Secrets of one webhook that sign at the same time.
 pub const SECRETS_MAX: usize = 3;
+/// Keys that a process has to open secrets with; the first also seals. Two are enough to replace one by another.
+pub const SECRETS_KEYS_MAX: usize = 8;
 /// How long an old secret, or an old key, may be accepted beside its successor.
 pub const OVERLAP_MAX: Duration = secs(7 * 24 * 3600);
 /// Event types of one project.

@@ -56,6 +56,18 @@ pub enum OpenError {
         /// What opening the canary said.
         source: SealError,
     },
+    /// Some of its secrets were sealed with a key that this process does not have (any more).
+    #[error(
+        "{count} records in {topic} hold secrets that are still sealed with key {key}, which this process does not have: list that key behind the first one (secrets.key_file or HOOKLINE_SECRETS_KEY) until hookline_registry_secrets_under_old_keys is 0"
+    )]
+    MissingKey {
+        /// The registry's topic.
+        topic: String,
+        /// How many records.
+        count: usize,
+        /// The key that the first of them needs.
+        key: KeyId,
+    },
     /// The record by which the key is checked could not be written.
     #[error("the record by which the secrets key is checked could not be written to {topic}")]
     Canary {

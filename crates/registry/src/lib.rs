@@ -2,7 +2,7 @@
 //!
 //! In comes the log of `registry`; out go [`Snapshot`]s, and records written by the protocol in `write`. Reading order: `log` (pure:
 //! what the records mean), `snapshot` and `entry` (what is current), `follow` (reading), `write`, `typed`, `catalog`, `lifecycle` and `keys` (changing),
-//! `seal` (how secrets are stored).
+//! `seal` (how secrets are stored), `rekey` (replacing the key they are sealed with).
 //!
 //! Invariants: of each name the surviving record with the highest version is current, among equals the one with the lowest offset;
 //! the current one is never tombstoned; secrets stand in the journal only sealed. What this crate does not know: what webhooks are for.
@@ -16,6 +16,7 @@ mod follow;
 mod keys;
 mod lifecycle;
 mod log;
+mod rekey;
 mod seal;
 mod snapshot;
 #[cfg(test)]
@@ -56,6 +57,9 @@ const TIDY_EVERY: Duration = Duration::from_secs(60);
 /// Tombstones of one round.
 const TIDY_MAX: usize = 500;
 
+/// About how often it is looked for secrets under an old key, when there is something new to look at.
+const REKEY_EVERY: Duration = Duration::from_secs(4);
+
 /// Where the registry is and how it behaves.
 #[derive(Debug, Clone)]
 pub struct RegistryConfig {
@@ -86,6 +90,7 @@ pub struct Registry {
     follow: Arc<Follow>,
     write: Arc<Write>,
     end: Arc<EndQuery>,
+    found: Arc<rekey::Found>,
     tidy_every: Duration,
 }
 
@@ -93,7 +98,7 @@ impl Registry {
     /// Opens the registry and reads it to its end. Where it is empty, the record by which the key is checked is written.
     ///
     /// # Errors
-    /// When it cannot be read, a newer program wrote it, or its secrets are sealed with another key.
+    /// When it cannot be read, a newer program wrote it, or secrets in it are sealed with a key that `sealer` does not have.
     pub async fn open(
         journal: Arc<dyn Journal>,
         config: RegistryConfig,
@@ -108,13 +113,14 @@ impl Registry {
             follow: Arc::new(follow),
             write: Arc::new(Write::new(clock, config.write_timeout)),
             end: Arc::new(EndQuery::default()),
+            found: Arc::default(),
             tidy_every: config.tidy_every.max(config.write_timeout),
         };
-        registry.check_key().await?;
+        registry.check_keys().await?;
         Ok(registry)
     }
 
-    /// Keeps the view live and tidies up behind, until `shutdown` says true or is gone.
+    /// Keeps the view live, tidies up behind, and seals again what an old key has sealed, until `shutdown` says true or is gone.
     ///
     /// # Errors
     /// When the log can no longer be followed: the process must not go on with what it knows.
@@ -126,6 +132,7 @@ impl Registry {
                 ended.map(|never| match never {})
             }
             never = self.tidy_for_ever() => match never {},
+            never = self.rekey_for_ever() => match never {},
         }
     }
 

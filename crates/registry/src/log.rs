@@ -92,6 +92,17 @@ impl Log {
             .filter_map(|(name, records)| Some((name, records.first()?)))
     }
 
+    /// What is current of these kinds, deleted or not, whatever the project.
+    pub(crate) fn of_kinds<'a>(
+        &'a self,
+        kinds: &'a [&str],
+    ) -> impl Iterator<Item = (&'a Name, &'a Current)> {
+        self.names
+            .iter()
+            .filter(|(name, _)| kinds.contains(&&*name.kind))
+            .filter_map(|(name, records)| Some((name, records.first()?)))
+    }
+
     /// Takes the next record of the log.
     pub(crate) fn apply(
         &mut self,

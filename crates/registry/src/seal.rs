@@ -2,6 +2,8 @@
 //!
 //! A sealed secret is text: `v1.` and, in base64, the id of the outer key, the wrapped inner key, and the secret under the inner key.
 //! Both layers are bound to where the secret belongs ([`Place`]), so that a sealed text moved to another webhook does not open there.
+//!
+//! While the outer key is being replaced there are several: the first seals, all open.
 
 use std::fmt;
 
@@ -106,7 +108,7 @@ impl fmt::Debug for Kek {
 }
 
 /// Which key something is sealed with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct KeyId([u8; KEY_ID_BYTES]);
 
 impl fmt::Display for KeyId {
@@ -149,7 +151,7 @@ pub enum SealError {
     Malformed,
     /// It was sealed with another key.
     #[error(
-        "the secret was sealed with key {sealed_with}, this process has key {ours}: give every process the same secrets key"
+        "the secret was sealed with key {sealed_with}, which this process does not have (it seals with {ours}): give every process the same secrets keys"
     )]
     OtherKey {
         /// The key it needs.
@@ -169,6 +171,8 @@ pub enum SealError {
 pub struct Sealer {
     id: KeyId,
     cipher: XChaCha20Poly1305,
+    /// Keys that only open.
+    others: Vec<(KeyId, XChaCha20Poly1305)>,
     random: Random,
 }
 
@@ -185,9 +189,29 @@ impl Sealer {
     pub fn with_random(kek: &Kek, random: Random) -> Self {
         Self {
             id: kek.id(),
-            cipher: XChaCha20Poly1305::new(kek.bytes.expose_secret().into()),
+            cipher: cipher(kek),
+            others: Vec::new(),
             random,
         }
+    }
+
+    /// The same, which also opens what was sealed with these keys.
+    #[must_use]
+    pub fn opening(mut self, others: &[Kek]) -> Self {
+        self.others
+            .extend(others.iter().map(|kek| (kek.id(), cipher(kek))));
+        self
+    }
+
+    /// Whether it opens what was sealed with that key.
+    pub(crate) fn has(&self, id: KeyId) -> bool {
+        self.cipher_of(id).is_some()
+    }
+
+    fn cipher_of(&self, id: KeyId) -> Option<&XChaCha20Poly1305> {
+        let others = self.others.iter().find(|(other, _)| *other == id);
+        let others = others.map(|(_, cipher)| cipher);
+        (id == self.id).then_some(&self.cipher).or(others)
     }
 
     /// Fills bytes at random.
@@ -240,16 +264,14 @@ impl Sealer {
             .ok_or(SealError::Malformed)?;
         let (id, head) = head.split_at(KEY_ID_BYTES);
         let id = KeyId(id.try_into().map_err(|_| SealError::Malformed)?);
-        if id != self.id {
-            return Err(SealError::OtherKey {
-                sealed_with: id,
-                ours: self.id,
-            });
-        }
+        let outer = self.cipher_of(id).ok_or(SealError::OtherKey {
+            sealed_with: id,
+            ours: self.id,
+        })?;
         let (wrapped, nonce) = head.split_at(WRAPPED_BYTES);
         let (wrap_nonce, wrapped) = wrapped.split_at(NONCE_BYTES);
         let inner = Zeroizing::new(decrypt(
-            &self.cipher,
+            outer,
             wrap_nonce,
             wrapped,
             &place.bound("key", id),
@@ -257,6 +279,20 @@ impl Sealer {
         let inner = XChaCha20Poly1305::new_from_slice(&inner).map_err(|_| SealError::Damaged)?;
         decrypt(&inner, nonce, secret, &place.bound("secret", id)).map(Into::into)
     }
+}
+
+/// Which key a text was sealed with, as it says itself.
+pub(crate) fn sealed_with(sealed: &str) -> Result<KeyId, SealError> {
+    // Four letters are three bytes: the first sixteen hold the id.
+    let head = sealed.strip_prefix(MARK).and_then(|text| text.get(..16));
+    let head = head.and_then(|head| STANDARD_NO_PAD.decode(head).ok());
+    let id = head.as_ref().and_then(|head| head.get(..KEY_ID_BYTES));
+    let id = id.and_then(|id| id.try_into().ok());
+    id.map(KeyId).ok_or(SealError::Malformed)
+}
+
+fn cipher(kek: &Kek) -> XChaCha20Poly1305 {
+    XChaCha20Poly1305::new(kek.bytes.expose_secret().into())
 }
 
 impl fmt::Debug for Sealer {
@@ -353,6 +389,27 @@ mod tests {
             matches!(refused, Err(SealError::OtherKey { .. })),
             "{refused:?}"
         );
+    }
+
+    #[test]
+    fn further_keys_open_and_do_not_seal() {
+        let (old, new) = (
+            Kek::generate().expect("random"),
+            Kek::generate().expect("random"),
+        );
+        let before = Sealer::new(&old);
+        let sealed = before.seal(&PLACE, b"secret").expect("seal");
+        assert_eq!(sealed_with(&sealed), Ok(old.id()));
+        let both = Sealer::new(&new).opening(&[old]);
+        let opened = both.open(&PLACE, &sealed).expect("open");
+        assert_eq!(opened.expose_secret(), b"secret");
+        let again = both.seal(&PLACE, b"secret").expect("seal");
+        assert_eq!(sealed_with(&again), Ok(new.id()));
+        assert!(before.open(&PLACE, &again).is_err());
+        assert!(both.has(new.id()) && both.has(before.id) && !before.has(new.id()));
+        for foreign in ["", "v1.", "v1.AAAA", "v2.AAAAAAAAAAAAAAAA", "v1.éééééééé"] {
+            assert_eq!(sealed_with(foreign), Err(SealError::Malformed), "{foreign}");
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use secrecy::zeroize::Zeroizing;
 use serde::Serialize;
 
 use crate::entry::{SIGNING, SealedSecret, WebhookEntry, read_stored, set_state};
-use crate::error::{OpenError, WriteError};
+use crate::error::WriteError;
 use crate::log::{Current, Name};
 use crate::seal::Place;
 use crate::snapshot::{Layout, SYSTEM, kind};
@@ -21,8 +21,6 @@ use crate::{CatalogLoaded, CatalogScope, ProjectEntry, Registry};
 
 /// The name of the one layout.
 const LAYOUT: &str = "layout";
-/// The name of the canary, and what is sealed in it.
-const CANARY: &str = "canary";
 /// How often a deleted webhook may be put out of a name's way before giving up.
 const TRIES: u32 = 5;
 /// Bytes of a new secret.
@@ -396,49 +394,6 @@ impl Registry {
         let snapshot = self.refresh().await?;
         let layout = snapshot.layout().cloned();
         layout.ok_or_else(|| not_found(kind::LAYOUT, LAYOUT))
-    }
-
-    /// Looks whether the key is the one that the registry's secrets are sealed with; where nobody has said so, this one is.
-    pub(crate) async fn check_key(&self) -> Result<(), OpenError> {
-        let topic = &self.follow.topic;
-        let place = Place {
-            project: SYSTEM,
-            owner: CANARY,
-            field: "canary",
-            version: 1,
-        };
-        let name = Name::new(kind::KEK, SYSTEM, CANARY);
-        let canary = || {
-            let view = self.follow.view.lock();
-            let current = view.log.current(&name).filter(|c| !c.deleted);
-            current.map(|c| String::from_utf8_lossy(&c.body).into_owned())
-        };
-        if canary().is_none() {
-            let write = async {
-                let sealed = self.follow.sealer.seal(&place, CANARY.as_bytes())?;
-                let body = Bytes::from(sealed);
-                self.write(kind::KEK, SYSTEM, CANARY, None, |current| {
-                    Ok(match current {
-                        Some(current) if !current.deleted => Change::Nothing,
-                        _ => Change::Put(body.clone()),
-                    })
-                })
-                .await
-            };
-            write.await.map_err(|error| OpenError::Canary {
-                topic: topic.clone(),
-                source: Box::new(error),
-            })?;
-        }
-        let opened = self
-            .follow
-            .sealer
-            .open(&place, &canary().unwrap_or_default());
-        opened.map(drop).map_err(|source| OpenError::WrongKey {
-            topic: topic.clone(),
-            ours: self.follow.sealer.key_id(),
-            source,
-        })
     }
 
     /// Deleted webhooks of a project; those whose uid is live again are not.

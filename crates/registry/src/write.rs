@@ -26,6 +26,8 @@ pub enum Change {
     Put(Bytes),
     /// It is to be deleted; the content is kept so that it can be restored.
     Delete(Bytes),
+    /// The same content in another form: it stays deleted or not, and as old as it is.
+    Again(Bytes),
     /// It is already as it should be.
     Nothing,
 }
@@ -105,10 +107,12 @@ impl Write {
             {
                 return Err(conflict(name, expected, version));
             }
-            let (deleted, body) = match edit(current.as_ref())? {
-                Change::Put(body) => (false, body),
-                Change::Delete(body) => (true, body),
-                Change::Nothing => {
+            let now = self.clock.now().0;
+            let (deleted, written_at_ms, body) = match (edit(current.as_ref())?, &current) {
+                (Change::Put(body), _) | (Change::Again(body), None) => (false, now, body),
+                (Change::Delete(body), _) => (true, now, body),
+                (Change::Again(body), Some(same)) => (same.deleted, same.written_at_ms, body),
+                (Change::Nothing, _) => {
                     return Ok(Written {
                         version,
                         offset: current.map_or(0, |c| c.offset + 1),
@@ -122,7 +126,7 @@ impl Write {
                 version: current.as_ref().map_or(0, |c| c.version) + 1,
                 offset: 0,
                 deleted,
-                written_at_ms: self.clock.now().0,
+                written_at_ms,
                 body,
                 nonce,
             };

@@ -12,7 +12,7 @@ use hookline_journal::kafka::{KafkaConfig, KafkaJournal};
 use hookline_journal::{Journal, JournalError, TopicInfo};
 use hookline_model::time::Clock;
 use hookline_model::topics::Topic;
-use hookline_registry::{Layout, OpenError, Registry, RegistryConfig, Sealer};
+use hookline_registry::{Layout, OpenError, Registry, RegistryConfig};
 
 use crate::config::{Config, Engine};
 use crate::output::{Chain, Exit};
@@ -252,12 +252,14 @@ pub(crate) async fn open_registry(
     journal: &Arc<dyn Journal>,
     clock: Arc<dyn Clock>,
 ) -> Result<Registry, Exit> {
-    let sealer = Sealer::new(&secrets::load(config)?);
+    let sealer = secrets::load(config)?.sealer();
     let settings = RegistryConfig::new(config.journal.prefix.clone());
     Registry::open(Arc::clone(journal), settings, clock, sealer)
         .await
         .map_err(|error| match error {
-            OpenError::WrongKey { .. } => Exit::usage(Chain(&error).to_string()),
+            OpenError::WrongKey { .. } | OpenError::MissingKey { .. } => {
+                Exit::usage(Chain(&error).to_string())
+            }
             other => Exit::from_error(&other),
         })
 }

@@ -19,6 +19,7 @@ use crate::engine::{System, WayOut, worker_name};
 use crate::lag::{self, Lag};
 use crate::output::Exit;
 use crate::process::Process;
+use crate::secrets;
 use crate::tasks::{Kind, Start};
 
 /// Whether a role has something to run in this version.
@@ -31,6 +32,9 @@ pub(crate) fn runs(role: Role) -> bool {
 /// # Errors
 /// When a setting is refused.
 pub(crate) fn start(process: &mut Process, system: &System, roles: &[Role]) -> Result<(), Exit> {
+    // What an old key has sealed is sealed again by whoever follows the registry; this tells how much is left.
+    secrets::UnderOldKeys::show(&system.registry, process.metrics.own())
+        .map_err(|error| Exit::from_error(&error))?;
     // Every role decides by the registry's live view; without it nothing may go on.
     let registry = system.registry.clone();
     process.tasks.start_once(Kind::Registry, |stop| {

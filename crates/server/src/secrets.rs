@@ -1,12 +1,17 @@
-//! The key under which secrets are stored: from the environment, else from a file. Only `hookline dev` makes one by itself: elsewhere a
-//! process that made its own would store what no other can read, and would lose it with its disk.
+//! The keys under which secrets are stored: from the environment, else from a file. The first seals, further ones only open, while the key is
+//! being replaced. Only `hookline dev` makes one by itself: elsewhere a process that made its own would store what no other can read, and would
+//! lose it with its disk.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
-use hookline_registry::Kek;
+use hookline_model::limits::SECRETS_KEYS_MAX;
+use hookline_registry::{Kek, Registry, Sealer};
+use prometheus::IntGauge;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::config::keys::SECRETS_KEY;
@@ -21,16 +26,50 @@ pub(crate) enum Missing {
     WillBeMade,
 }
 
-fn parse(text: &str) -> Result<Kek, String> {
-    Kek::from_base64(text)
-        .map_err(|error| format!("{error}; `head -c 32 /dev/urandom | base64` makes a key"))
+/// The keys of a process.
+#[derive(Debug)]
+pub(crate) struct Keys {
+    first: Kek,
+    others: Vec<Kek>,
+}
+
+impl Keys {
+    /// What seals and opens with them.
+    pub(crate) fn sealer(&self) -> Sealer {
+        Sealer::new(&self.first).opening(&self.others)
+    }
+}
+
+/// Keys in base64, one a line or with commas in between.
+fn parse(text: &str) -> Result<Keys, String> {
+    let mut keys = Vec::new();
+    let words = text.split(|c: char| c == ',' || c.is_whitespace());
+    for word in words.filter(|word| !word.is_empty()) {
+        let key = Kek::from_base64(word)
+            .map_err(|error| format!("{error}; `head -c 32 /dev/urandom | base64` makes a key"))?;
+        keys.push(key);
+    }
+    if keys.len() > SECRETS_KEYS_MAX {
+        return Err(format!(
+            "has {} keys; {SECRETS_KEYS_MAX} are the most: the first seals, further ones are for the time until everything is sealed with it",
+            keys.len()
+        ));
+    }
+    let mut keys = keys.into_iter();
+    let first = keys
+        .next()
+        .ok_or("has no key in it; `head -c 32 /dev/urandom | base64` makes one")?;
+    Ok(Keys {
+        first,
+        others: keys.collect(),
+    })
 }
 
 /// Reads what is configured.
 ///
 /// # Errors
 /// What is wrong with it, or that there is none; never the key.
-pub(crate) fn read(key: Option<&SecretString>, file: &Path) -> Result<Kek, ConfigError> {
+pub(crate) fn read(key: Option<&SecretString>, file: &Path) -> Result<Keys, ConfigError> {
     if let Some(key) = key {
         return parse(key.expose_secret())
             .map_err(|problem| ConfigError::new(SECRETS_KEY, problem));
@@ -59,11 +98,11 @@ pub(crate) fn problem(
     read(key, file).err()
 }
 
-/// The key of this process.
+/// The keys of this process.
 ///
 /// # Errors
 /// As [`read`].
-pub(crate) fn load(config: &Config) -> Result<Kek, ConfigErrors> {
+pub(crate) fn load(config: &Config) -> Result<Keys, ConfigErrors> {
     let key = read(config.key.as_ref(), &config.key_file);
     if config.key.is_none() {
         warn_when_open(&config.key_file);
@@ -115,6 +154,42 @@ fn make(file: &Path) -> std::io::Result<()> {
     }
 }
 
+/// How much is still sealed with other keys than the first: looked for when somebody asks.
+pub(crate) struct UnderOldKeys {
+    registry: Registry,
+    gauge: IntGauge,
+}
+
+impl UnderOldKeys {
+    /// Shows it among these metrics.
+    ///
+    /// # Errors
+    /// When it is shown there already.
+    pub(crate) fn show(
+        registry: &Registry,
+        among: &prometheus::Registry,
+    ) -> Result<(), prometheus::Error> {
+        let gauge = IntGauge::new(
+            "hookline_registry_secrets_under_old_keys",
+            "Records whose secrets are sealed with another key than the first. At 0 on every process, the other keys can be removed.",
+        )?;
+        let registry = registry.clone();
+        among.register(Box::new(Self { registry, gauge }))
+    }
+}
+
+impl Collector for UnderOldKeys {
+    fn desc(&self) -> Vec<&Desc> {
+        self.gauge.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let count = self.registry.under_old_keys();
+        self.gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        self.gauge.collect()
+    }
+}
+
 fn warn_when_open(file: &Path) {
     let mode = fs::metadata(file).map_or(0, |meta| meta.permissions().mode());
     if mode & 0o077 != 0 {
@@ -139,6 +214,35 @@ mod tests {
             let problem = parse(bad).expect_err("refused");
             assert!(!problem.contains(bad), "{problem}");
         }
+    }
+
+    #[test]
+    fn several_keys_stand_on_lines_of_their_own_or_behind_commas() {
+        let key = |n: u8| {
+            use base64::Engine as _;
+            let bytes: [u8; 32] = std::array::from_fn(|i| n.wrapping_add(i as u8));
+            base64::prelude::BASE64_STANDARD.encode(bytes)
+        };
+        let (a, b) = (key(1), key(2));
+        for text in [
+            format!("{a}\n{b}\n"),
+            format!(" {a}, {b}"),
+            format!("{a},{b}"),
+        ] {
+            let keys = parse(&text).expect("two keys");
+            assert_eq!(keys.others.len(), 1);
+            let alone = parse(&a).expect("a key");
+            assert_eq!(
+                keys.sealer().key_id(),
+                alone.sealer().key_id(),
+                "the first seals"
+            );
+        }
+        assert!(parse(" \n").is_err_and(|problem| problem.starts_with("has no key")));
+        let many: Vec<_> = (0..=SECRETS_KEYS_MAX).map(|n| key(n as u8)).collect();
+        assert!(parse(&many.join("\n")).is_err_and(|problem| problem.contains("the most")));
+        let wrong = parse(&format!("{a}\nAAEC")).map(drop);
+        assert!(wrong.is_err_and(|problem| problem.contains("has 3 bytes")));
     }
 
     #[test]

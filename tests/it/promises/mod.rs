@@ -10,6 +10,7 @@ mod isolation;
 mod outcomes;
 mod public_forms;
 mod schedule_honoured;
+mod secrets_key_replaced;
 mod settled_records_go;
 
 use std::collections::BTreeMap;

@@ -74,6 +74,23 @@ impl Start {
 }
 
 impl Site {
+    /// The keys for secrets, as they stand in the file.
+    ///
+    /// # Panics
+    /// When it is gone.
+    #[must_use]
+    pub fn keys(&self) -> String {
+        fs::read_to_string(self.dir().join("hookline.key")).expect("every site has one")
+    }
+
+    /// Puts these keys for secrets into the file, for whatever is started from then on.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn seal_with(&self, keys: &[&str]) {
+        fs::write(self.dir().join("hookline.key"), keys.join("\n")).expect("the directory is ours");
+    }
+
     /// Starts `hookline serve` so, and waits until it says that it is ready.
     ///
     /// # Panics

@@ -216,7 +216,7 @@ pub(crate) const KEYS: [Key; 15] = [
         name: "key_file",
         form: Form::Path,
         preset: Preset::Text("hookline.key"),
-        about: "The key (base64, 32 bytes) under which secrets are stored: `(umask 077; head -c 32 /dev/urandom | base64 > hookline.key)` makes one. Nothing starts without (only `hookline dev` makes its own). All processes need the same; keep a copy. `HOOKLINE_SECRETS_KEY`, the key itself, wins.",
+        about: "The key (base64, 32 bytes) under which secrets are stored: `(umask 077; head -c 32 /dev/urandom | base64 > hookline.key)` makes one. Nothing starts without (only `hookline dev` makes its own). All processes need the same; keep a copy. `HOOKLINE_SECRETS_KEY`, the key itself, wins. Further keys, on lines of their own or behind commas, only open: [secrets.md](secrets.md) says how a key is replaced.",
     },
     Key {
         section: "log",
