@@ -183,4 +183,4 @@ pub const FILTER_SUMS_MAX: usize = 16;
 pub const FILTER_LIST_MAX: usize = 32;
 /// Operations and values that are evaluated for every entry of a list, in all loops of a filter together. The largest event has a list of some
 /// 390,000 entries, for which this takes about a second.
-pub const FILTER_LOOP_MAX: usize = 80;
+pub const FILTER_LOOP_MAX: usize = 50;

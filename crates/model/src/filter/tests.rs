@@ -336,7 +336,8 @@ fn the_most_costly_filter_on_the_largest_event_takes_a_moment() {
         let begun = started();
         assert!(filter.wants(&subject).is_ok());
         let took = begun.elapsed();
-        assert!(took < Duration::from_secs(20), "{filter:?} took {took:?}");
+        // A loop within a loop would take an hour; this much is for a machine that has other things to do.
+        assert!(took < Duration::from_secs(60), "{filter:?} took {took:?}");
     }
     let more = format!("event.data.l.all(x, 1 in [2, {body}{}])", ", x".repeat(10));
     assert!(refusal(&more).contains("all loops"));
