@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hookline_tests::program::{Engine, Site};
-use hookline_tests::receiver::Receiver;
+use hookline_tests::receiver::{Received, Receiver};
 use hookline_tests::wait::{at_least, eventually};
 
 use super::{ALL, worker};
@@ -84,11 +84,15 @@ async fn a_registration_killed_halfway_is_there_or_not_and_is_repeated_without_h
         let path = format!("/ok/new-{n}");
         at_least(&path, 1, WITHIN, || receiver.count(&path)).await;
     }
-    let moving = receiver.all().into_iter().filter(|request| {
+    let moved = |request: &Received| {
         let path = request.path.trim_start_matches("/ok/");
         path.parse::<usize>().is_ok()
-    });
-    let moving: Vec<_> = moving.collect();
+    };
+    at_least("requests to the moving one", sent, WITHIN, || {
+        receiver.journal(|all| all.iter().filter(|r| moved(r)).count())
+    })
+    .await;
+    let moving: Vec<_> = receiver.all().into_iter().filter(moved).collect();
     assert_eq!(moving.len(), sent, "each event came once");
     moving.iter().for_each(|r| assert_signed(r, &secret));
     assert!(program.stop().await.success());

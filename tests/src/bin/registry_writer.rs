@@ -21,14 +21,13 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, Write as _};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use hookline_journal::embedded::{EmbeddedConfig, open_or_connect};
+use hookline_journal::embedded::RemoteJournal;
 use hookline_journal::*;
 use hookline_model::ids::Slug;
 use hookline_model::resource::{Resource, parse_documents};
@@ -39,6 +38,8 @@ use hookline_tests::program::{SystemClock, kafka_journal_at};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+/// How long the program may take to start again.
+const CONNECTS_WITHIN: Duration = Duration::from_secs(30);
 /// What the writes are about.
 const THING: (&str, &str, &str) = ("thing", "shop", "list");
 
@@ -51,9 +52,15 @@ async fn main() {
     let journal = match engine.as_str() {
         "kafka" => kafka_journal_at(place, "writer"),
         "embedded" => {
-            let config = EmbeddedConfig::new(Path::new(place), Arc::new(SystemClock));
-            let opened = open_or_connect(config).await;
-            opened.expect("the running program answers on its control socket")
+            // Only by way of the program, which may be starting again at the moment: to open the directory would keep it from that.
+            let begun = tokio::time::Instant::now();
+            loop {
+                match RemoteJournal::connect(place).await {
+                    Ok(journal) => break Arc::new(journal) as Arc<dyn Journal>,
+                    Err(error) => assert!(begun.elapsed() < CONNECTS_WITHIN, "{error}"),
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
         }
         other => panic!("no engine {other}"),
     };
