@@ -64,9 +64,9 @@ pub const WINDOW_START: u32 = 8;
 pub const WINDOW_MAX: u32 = 128;
 /// After so many failures in a row, with its window at one, a webhook pauses between attempts: to knock as fast as it can refuse would be of no
 /// use to it, and at the expense of others.
-pub const FAILURES_BEFORE_PAUSE: u32 = 16;
+pub const FAILURES_BEFORE_PAUSE: u32 = 64;
 /// See [`FAILURES_BEFORE_PAUSE`].
-pub const FAILING_PAUSE: Duration = Duration::from_millis(10);
+pub const FAILING_PAUSE: Duration = Duration::from_millis(5);
 
 /// Sends and bytes that one lane may queue in memory before it falls behind.
 pub const LANE_QUEUE_SENDS: usize = 2_000;
@@ -163,6 +163,8 @@ pub const SECRETS_MAX: usize = 3;
 pub const SECRETS_KEYS_MAX: usize = 8;
 /// How long an old secret, or an old key, may be accepted beside its successor.
 pub const OVERLAP_MAX: Duration = secs(7 * 24 * 3600);
+/// Connectors of one project.
+pub const CONNECTORS_MAX: usize = 1_000;
 /// Event types of one project.
 pub const EVENT_TYPES_MAX: usize = 2_000;
 

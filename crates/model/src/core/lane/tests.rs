@@ -326,10 +326,10 @@ fn nobody_asks_twice_for_a_share_of_which_nothing_was_given_back() {
 #[test]
 fn who_fails_again_and_again_pauses_between_attempts_until_it_answers_well() {
     let mut lanes = Lanes::new(QueueLimits {
-        suspect_sends: 60,
+        suspect_sends: 120,
         ..QueueLimits::default()
     });
-    for offset in 0..60 {
+    for offset in 0..120 {
         lanes.offer(queued(key(1, LaneKind::Fresh), offset), usize::MAX);
     }
     let pause = i64::try_from(FAILING_PAUSE.as_millis()).unwrap();
