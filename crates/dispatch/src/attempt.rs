@@ -13,7 +13,7 @@ use hookline_model::path::{self, Plan};
 use hookline_model::policy::{self, Facts, Then, Verdict};
 use hookline_model::time::{Clock, Millis};
 use hookline_model::wire;
-use hookline_registry::WebhookEntry;
+use hookline_registry::{ConnectorEntry, WebhookEntry};
 
 use crate::guard::UrlPolicy;
 use crate::metrics::Metrics;
@@ -27,6 +27,8 @@ pub(crate) struct Prepared {
     pub(crate) position: Position,
     pub(crate) payload: Payload,
     pub(crate) webhook: Arc<WebhookEntry>,
+    /// Its connector, as it is now.
+    pub(crate) connector: Option<Arc<ConnectorEntry>>,
     /// Attempts made before in this run.
     pub(crate) made: u32,
     /// When the first of them began; zero when there was none.
@@ -116,6 +118,7 @@ impl Maker {
             attempt: number,
             now,
             keys: &keys.map_err(|e| request::invalid(e.to_string()))?,
+            connector: prepared.connector.as_deref(),
             test: false,
         };
         draft.with_event(&self.urls, payload.event(), payload.accepted_at())

@@ -15,6 +15,7 @@
 mod attempt;
 pub mod client;
 mod config;
+mod credentials;
 mod door;
 pub mod guard;
 mod lease;

@@ -8,9 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hookline_model::outcome::Answer;
 use hookline_model::resource::Webhook;
-use hookline_model::signature::SigningKey;
 use hookline_model::time::{Clock, Millis};
-use hookline_model::wire;
 
 use crate::attempt::failed;
 use crate::guard::UrlPolicy;
@@ -18,6 +16,9 @@ use crate::request::{Draft, Unbuilt};
 use crate::transport::{Exchange, OutgoingRequest, Transport};
 
 pub use verify::{Asked, Findings};
+
+/// What is shown in the place of a secret.
+const MASKED: &[u8] = b"***";
 
 /// The way out for requests that are not deliveries.
 #[derive(Clone)]
@@ -79,17 +80,10 @@ impl Outside {
         }
     }
 
-    /// Sends an event to a webhook as a test: as its delivery would be, but marked, and recorded nowhere. `id` is the `webhook-id`.
-    pub async fn test(
-        &self,
-        webhook: &Webhook,
-        keys: &[SigningKey],
-        event: &wire::Event,
-        id: &str,
-    ) -> Tried {
+    /// Sends an event to a webhook as a test: as its delivery would be, but marked, and recorded nowhere.
+    pub async fn test(&self, webhook: &Webhook, asked: Asked<'_>) -> Tried {
         let now = self.clock.now();
-        let draft = draft(webhook, keys, id, now);
-        let built = draft.with_event(&self.urls, event, now);
+        let built = draft(webhook, asked, now).with_event(&self.urls, asked.event, now);
         self.send(built.map(|(request, _)| request), &webhook.url)
             .await
     }
@@ -99,10 +93,11 @@ impl Outside {
             Ok(request) => {
                 let headers = request.headers.iter();
                 let headers = headers.map(|(name, value)| {
-                    (
-                        name.as_str().to_owned(),
-                        Bytes::copy_from_slice(value.as_bytes()),
-                    )
+                    let shown = match value.is_sensitive() {
+                        true => MASKED,
+                        false => value.as_bytes(),
+                    };
+                    (name.as_str().to_owned(), Bytes::copy_from_slice(shown))
                 });
                 let sent = Sent {
                     method: request.method.to_string(),
@@ -123,13 +118,14 @@ impl Outside {
     }
 }
 
-fn draft<'a>(webhook: &'a Webhook, keys: &'a [SigningKey], id: &'a str, now: Millis) -> Draft<'a> {
+fn draft<'a>(webhook: &'a Webhook, asked: Asked<'a>, now: Millis) -> Draft<'a> {
     Draft {
         settings: webhook,
-        id,
+        id: asked.id,
         attempt: 1,
         now,
-        keys,
+        keys: asked.keys,
+        connector: asked.connector,
         test: true,
     }
 }

@@ -7,8 +7,10 @@ use hookline_model::resource::Webhook;
 use hookline_model::signature::{self, SigningKey};
 use hookline_model::time::Millis;
 use hookline_model::wire;
+use hookline_registry::ConnectorEntry;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
+use crate::credentials::Credentials;
 use crate::guard::{Target, UrlPolicy};
 use crate::transport::OutgoingRequest;
 
@@ -29,6 +31,8 @@ pub(crate) struct Draft<'a> {
     /// Just before sending: receivers refuse what is more than five minutes old.
     pub(crate) now: Millis,
     pub(crate) keys: &'a [SigningKey],
+    /// The connector of the webhook, if there is one of that name.
+    pub(crate) connector: Option<&'a ConnectorEntry>,
     /// It is not for real, and says so.
     pub(crate) test: bool,
 }
@@ -54,8 +58,14 @@ impl Draft<'_> {
 
     /// Where to; judged anew each time.
     pub(crate) fn target(&self, urls: &UrlPolicy) -> Result<Target, Unbuilt> {
-        urls.check(&self.settings.url)
-            .map_err(|refused| (ErrorClass::UrlRefused, refused.to_string()))
+        let url = &self.settings.url;
+        let plain = urls.check(url);
+        let plain = plain.map_err(|refused| (ErrorClass::UrlRefused, refused.to_string()))?;
+        self.credentials()?.target(urls, url, plain)
+    }
+
+    fn credentials(&self) -> Result<Credentials<'_>, Unbuilt> {
+        Credentials::of(self.settings, self.connector)
     }
 
     /// A request with this body.
@@ -74,6 +84,7 @@ impl Draft<'_> {
                 .map_err(|_| invalid(format!("header name {name:?} cannot be sent")))?;
             headers.append(name, text(value)?);
         }
+        self.credentials()?.put(&mut headers)?;
         let mut shown = Vec::with_capacity(5);
         let mut ours = |name: &'static str, value: HeaderValue, show: bool| {
             if show {

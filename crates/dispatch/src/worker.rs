@@ -508,6 +508,7 @@ impl Worker {
                     let prepared = attempt::Prepared {
                         position: queued.position,
                         payload: queued.payload,
+                        connector: self.snapshot.connector_of(&webhook.settings).cloned(),
                         webhook,
                         made: made.attempts,
                         first_try: made.first_try,

@@ -175,6 +175,8 @@ words! {
         Status = "status",
         /// A redirect, which is never followed.
         Redirect = "redirect",
+        /// The credentials that the request needs are not to be had.
+        AuthFailed = "auth_failed",
         /// The request could not be built: header, template, body.
         RequestInvalid = "request_invalid",
         /// A fault of ours.

@@ -1,10 +1,11 @@
-//! What people configure: projects, event types and webhooks, in the words of the resource file. The same words, as JSON, are the stored form in the
+//! What people configure: projects, event types, connectors and webhooks, in the words of the resource file. The same words, as JSON, are the stored form in the
 //! registry, so they outlive code: words are only ever added.
 //!
 //! [`parse_documents`] reads what people write: everything that is wrong is said at once, unknown keys are refused, and what later versions
 //! will do is refused as long as this one does not (`resource/later.rs` lists it). Reading back what is stored is lenient about unknown
 //! keys, because a newer version may have written it.
 
+mod connector;
 mod documents;
 mod event_type;
 mod headers;
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
+pub use connector::{ConnectorSpec, ConnectorType, KeyPlace, Secret};
 pub use documents::parse_documents;
 pub use headers::check_header;
 
@@ -51,6 +53,24 @@ pub fn read_project(document: &Map<String, Value>) -> Result<ProjectSpec, Vec<Fi
 /// Everything that is wrong with it.
 pub fn read_event_type(document: &Map<String, Value>) -> Result<EventTypeSpec, Vec<FieldError>> {
     event_type::read(document)
+}
+
+/// Reads a connector's document.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn read_connector(document: &Map<String, Value>) -> Result<ConnectorSpec, Vec<FieldError>> {
+    connector::read(document)
+}
+
+/// Reads a connector as it is stored, which is without its secret.
+///
+/// # Errors
+/// As [`read_connector`].
+pub fn read_stored_connector(
+    document: &Map<String, Value>,
+) -> Result<ConnectorSpec, Vec<FieldError>> {
+    connector::read_stored(document)
 }
 
 /// Reads a webhook's document.
@@ -105,6 +125,8 @@ pub enum Resource {
     Project(ProjectSpec),
     /// `kind: EventType`.
     EventType(Box<EventTypeSpec>),
+    /// `kind: Connector`.
+    Connector(Box<ConnectorSpec>),
     /// `kind: Webhook`.
     Webhook(Box<WebhookSpec>),
 }
@@ -116,6 +138,7 @@ impl Resource {
         match self {
             Self::Project(_) => "Project",
             Self::EventType(_) => "EventType",
+            Self::Connector(_) => "Connector",
             Self::Webhook(_) => "Webhook",
         }
     }
@@ -339,6 +362,8 @@ pub struct Webhook {
     pub method: Method,
     /// Its own headers, names in lower case.
     pub headers: BTreeMap<String, String>,
+    /// The connector whose credentials its requests carry.
+    pub connector: Option<Slug>,
     /// Within what order holds.
     pub ordered: Ordered,
     /// What the body of its requests is.
@@ -370,7 +395,10 @@ impl Webhook {
             &self.headers,
             self.body.as_str(),
         );
-        let text = serde_json::to_vec(&part).unwrap_or_default();
+        let mut text = serde_json::to_vec(&part).unwrap_or_default();
+        if let Some(connector) = &self.connector {
+            text.extend_from_slice(connector.as_str().as_bytes());
+        }
         let digest = Sha256::digest(text);
         digest[..16].iter().map(|b| format!("{b:02x}")).collect()
     }

@@ -116,6 +116,29 @@ pub enum WriteError {
         /// Project and name.
         name: String,
     },
+    /// A connector cannot be deleted while webhooks use it (409).
+    #[error(
+        "connector {name} is used by {}: let them use another or none first",
+        shown(users)
+    )]
+    ConnectorInUse {
+        /// Its name.
+        name: String,
+        /// The names of these webhooks.
+        users: Vec<String>,
+    },
+    /// A webhook names a connector that there is not (422).
+    #[error("there is no connector {name} in the project: make it first, or say `none`")]
+    NoConnector {
+        /// Its name.
+        name: String,
+    },
+    /// A connector has no secret to keep (422).
+    #[error("{field} is required")]
+    NoSecret {
+        /// The field that is missing.
+        field: &'static str,
+    },
     /// It cannot be deleted while others need it (409).
     #[error("project {name} still has {what}: delete what it has first")]
     InUse {
@@ -151,4 +174,15 @@ pub enum WriteError {
     /// The journal refused the record; nothing was written.
     #[error("the journal took no record; nothing was written")]
     Journal(#[from] JournalError),
+}
+
+/// A few of many names.
+fn shown(names: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let (some, rest) = names.split_at(names.len().min(SHOWN));
+    let some = some.join(", ");
+    match rest.len() {
+        0 => some,
+        more => format!("{some} and {more} more"),
+    }
 }

@@ -152,7 +152,7 @@ impl Registry {
         Ok(all)
     }
 
-    /// Deletes a project that has no webhooks, and with it its keys and its event types. Keys go first: a failure on the way leaves a
+    /// Deletes a project that has no webhooks, and with it its keys, its connectors and its event types. Keys go first: a failure on the way leaves a
     /// project that can be deleted again, never a key that would open a later project of the same id.
     ///
     /// # Errors
@@ -185,6 +185,9 @@ impl Registry {
             .filter(|k| k.key.project.as_ref() == Some(id));
         for entry in keys {
             gone(self.revoke_key(Some(id), &entry.key.id, None).await)?;
+        }
+        for entry in snapshot.connectors(id.as_str()) {
+            gone(self.delete_connector(id.as_str(), &entry.name, None).await)?;
         }
         for entry in snapshot.event_types(id.as_str()) {
             let name = &entry.settings.name;

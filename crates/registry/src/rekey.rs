@@ -16,6 +16,7 @@ use secrecy::ExposeSecret as _;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::connectors::CREDENTIALS;
 use crate::entry::{SIGNING, SealedSecret};
 use crate::error::{OpenError, WriteError};
 use crate::log::{Current, Name};
@@ -32,7 +33,7 @@ const RETIRED: &str = "retired-";
 /// Between two records: they are written beside everything else that is written to the registry.
 const PAUSE: Duration = Duration::from_millis(20);
 /// Kinds whose records hold secrets, in the form of webhooks.
-const KINDS: [&str; 2] = [kind::WEBHOOK, kind::DELETED];
+const KINDS: [&str; 3] = [kind::WEBHOOK, kind::DELETED, kind::CONNECTOR];
 
 const CANARY_PLACE: Place<'_> = Place {
     project: SYSTEM,
@@ -41,7 +42,7 @@ const CANARY_PLACE: Place<'_> = Place {
     version: 1,
 };
 
-/// The part of a webhook's record that is looked at.
+/// The part of a record that is looked at.
 #[derive(Deserialize)]
 struct Sealed {
     #[serde(default)]
@@ -287,7 +288,13 @@ impl Registry {
         }
         let sealer = &self.follow.sealer;
         let mut record: Value = serde_json::from_slice(&current.body).map_err(unreadable)?;
-        let uid = record["uid"].as_str().unwrap_or_default().to_owned();
+        let (owner, field) = match &*name.kind {
+            kind::CONNECTOR => (name.name.to_string(), CREDENTIALS),
+            _ => (
+                record["uid"].as_str().unwrap_or_default().to_owned(),
+                SIGNING,
+            ),
+        };
         let secrets: Vec<SealedSecret> =
             serde_json::from_value(record["secrets"].take()).map_err(unreadable)?;
         let under_first =
@@ -302,8 +309,8 @@ impl Registry {
             }
             let place = Place {
                 project: &name.project,
-                owner: &uid,
-                field: SIGNING,
+                owner: &owner,
+                field,
                 version: secret.version,
             };
             let opened = sealer.open(&place, &secret.sealed)?;

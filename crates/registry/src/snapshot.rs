@@ -10,6 +10,7 @@ use hookline_model::matching::TypePattern;
 use hookline_model::resource::State;
 use serde::{Deserialize, Serialize};
 
+use crate::connectors::ConnectorEntry;
 use crate::cow::{CowMap, UidSet};
 use crate::entry::{EventTypeEntry, KeyEntry, ProjectEntry, WebhookEntry};
 use crate::log::{Current, Name};
@@ -19,6 +20,7 @@ use crate::seal::Sealer;
 pub(crate) mod kind {
     pub(crate) const PROJECT: &str = "project";
     pub(crate) const EVENT_TYPE: &str = "event-type";
+    pub(crate) const CONNECTOR: &str = "connector";
     pub(crate) const WEBHOOK: &str = "webhook";
     /// Deleted webhooks whose name was used again, by uid.
     pub(crate) const DELETED: &str = "deleted";
@@ -110,8 +112,14 @@ impl ProjectIndex {
     }
 }
 
-/// The event types of one project, by name.
-type Catalog = BTreeMap<Arc<str>, Arc<EventTypeEntry>>;
+/// Something of one project, by name.
+type Named<T> = BTreeMap<Arc<str>, Arc<T>>;
+
+/// The event types of one project.
+type Catalog = Named<EventTypeEntry>;
+
+/// The connectors of one project.
+type Connectors = Named<ConnectorEntry>;
 
 /// What is current, as of one offset.
 #[derive(Clone)]
@@ -122,6 +130,8 @@ pub struct Snapshot {
     projects: CowMap<Arc<str>, Arc<ProjectEntry>>,
     /// By project.
     catalogs: CowMap<Arc<str>, Arc<Catalog>>,
+    /// By project.
+    connectors: CowMap<Arc<str>, Arc<Connectors>>,
     indexes: CowMap<Arc<str>, Arc<ProjectIndex>>,
     /// By id.
     keys: CowMap<Arc<str>, Arc<KeyEntry>>,
@@ -137,6 +147,7 @@ impl Snapshot {
             layout: None,
             projects: CowMap::default(),
             catalogs: CowMap::default(),
+            connectors: CowMap::default(),
             indexes: CowMap::default(),
             keys: CowMap::default(),
             by_uid: CowMap::default(),
@@ -171,6 +182,18 @@ impl Snapshot {
     pub fn event_types(&self, project: &str) -> impl Iterator<Item = &Arc<EventTypeEntry>> {
         let catalog = self.catalogs.get(project);
         catalog.into_iter().flat_map(|catalog| catalog.values())
+    }
+
+    /// The connector of that name.
+    #[must_use]
+    pub fn connector(&self, project: &str, name: &str) -> Option<&Arc<ConnectorEntry>> {
+        self.connectors.get(project)?.get(name)
+    }
+
+    /// The connectors of a project, by name.
+    pub fn connectors(&self, project: &str) -> impl Iterator<Item = &Arc<ConnectorEntry>> {
+        let connectors = self.connectors.get(project);
+        connectors.into_iter().flat_map(|all| all.values())
     }
 
     /// The key of that id. Revoked ones are not there, expired ones are.
@@ -237,7 +260,13 @@ impl Snapshot {
             },
             kind::EVENT_TYPE => {
                 let entry = live.map(EventTypeEntry::read).transpose()?;
-                self.put_event_type(name, entry.map(Arc::new));
+                put_named(&mut self.catalogs, name, entry.map(Arc::new));
+            }
+            kind::CONNECTOR => {
+                let entry = live
+                    .map(|current| ConnectorEntry::read(name, current, sealer))
+                    .transpose()?;
+                put_named(&mut self.connectors, name, entry.map(Arc::new));
             }
             kind::WEBHOOK => {
                 let entry = live
@@ -259,19 +288,6 @@ impl Snapshot {
             _ => {}
         }
         Ok(())
-    }
-
-    fn put_event_type(&mut self, name: &Name, new: Option<Arc<EventTypeEntry>>) {
-        let project = Arc::clone(&name.project);
-        let catalog = self.catalogs.get_mut_or_insert(project, Arc::default);
-        let catalog = Arc::make_mut(catalog);
-        match new {
-            Some(new) => drop(catalog.insert(Arc::clone(&name.name), new)),
-            None => drop(catalog.remove(&name.name)),
-        }
-        if catalog.is_empty() {
-            self.catalogs.remove(&*name.project);
-        }
     }
 
     fn put_webhook(&mut self, name: &Name, new: Option<Arc<WebhookEntry>>) {
@@ -310,6 +326,24 @@ impl fmt::Debug for Snapshot {
             .field("projects", &self.projects.len())
             .field("webhooks", &self.by_uid.len())
             .finish()
+    }
+}
+
+/// Puts something under its name in its project, or takes it away.
+fn put_named<T>(
+    by_project: &mut CowMap<Arc<str>, Arc<Named<T>>>,
+    name: &Name,
+    new: Option<Arc<T>>,
+) {
+    let project = Arc::clone(&name.project);
+    let named = by_project.get_mut_or_insert(project, Arc::default);
+    let named = Arc::make_mut(named);
+    match new {
+        Some(new) => drop(named.insert(Arc::clone(&name.name), new)),
+        None => drop(named.remove(&name.name)),
+    }
+    if named.is_empty() {
+        by_project.remove(&*name.project);
     }
 }
 

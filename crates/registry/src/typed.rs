@@ -159,6 +159,7 @@ impl Registry {
         if (&put.settings.project, &put.settings.name) != (&put.project, &put.name) {
             return Err(invalid(&name, "its settings name another webhook"));
         }
+        self.check_connector(&put.settings).await?;
         let now = self.write.clock.now();
         let mut fresh = None;
         let mut archived = None;
@@ -253,6 +254,7 @@ impl Registry {
             .into_iter()
             .find(|deleted| deleted.stored.uid == uid)
             .ok_or_else(|| not_found(kind::WEBHOOK, &format!("{project}/{uid}")))?;
+        self.check_connector(&stored.settings).await?;
         let name = Name::new(kind::WEBHOOK, project, &name);
         let body = json(&name, &stored)?;
         let mut archived = None;

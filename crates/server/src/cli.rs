@@ -33,7 +33,7 @@ pub(crate) enum Command {
     CheckConfig(CheckConfigArgs),
     /// Make the topics, or check the settings of those that exist
     Topics(TopicsArgs),
-    /// Write projects, event types and webhooks from YAML or JSON files
+    /// Write projects, event types, connectors and webhooks from YAML or JSON files
     Apply(ApplyArgs),
     /// Show what is registered
     Get(GetArgs),
@@ -241,6 +241,9 @@ pub(crate) enum GetKind {
     /// Event types
     #[value(name = "event-types", alias = "event-type", alias = "EventType")]
     EventTypes,
+    /// Connectors
+    #[value(name = "connectors", alias = "connector", alias = "Connector")]
+    Connectors,
     /// Webhooks
     #[value(name = "webhooks", alias = "webhook", alias = "Webhook")]
     Webhooks,

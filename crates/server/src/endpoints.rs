@@ -14,7 +14,7 @@ use hookline_model::signature::SigningKey;
 use hookline_model::time::Clock;
 use hookline_model::units::Rate;
 use hookline_model::wire;
-use hookline_registry::{Snapshot, WebhookEntry};
+use hookline_registry::{ConnectorEntry, Snapshot, WebhookEntry};
 use serde_json::{Value, json};
 
 use crate::config::Config;
@@ -71,23 +71,31 @@ impl Endpoints {
     /// Sends an event as a test. A webhook that is not saved has no secret; its test is signed with one that nobody knows.
     pub(crate) async fn test(
         &self,
+        snapshot: &Snapshot,
         webhook: &Webhook,
         saved: Option<&Arc<WebhookEntry>>,
         event: wire::Event,
     ) -> Result<TestSend, String> {
         let keys = self.keys(saved)?;
         let id = test_id();
-        let tried = self.outside.test(webhook, &keys, &event, &id).await;
+        let asked = Asked {
+            keys: &keys,
+            connector: snapshot.connector_of(webhook).map(|connector| &**connector),
+            event: &event,
+            id: &id,
+        };
+        let tried = self.outside.test(webhook, asked).await;
         Ok(TestSend { id, event, tried })
     }
 
-    /// Verifies a webhook that is to be saved as `spec` says, over `saved`. `None` where there is nothing to verify: it asks for nothing, has
+    /// Verifies a webhook that is to be saved as `spec` says, over `saved`, with the credentials of `connector`. `None` where there is nothing to verify: it asks for nothing, has
     /// passed as it is, or is inactive and needs to pass only before it goes live.
     pub(crate) async fn verify(
         &self,
         snapshot: &Snapshot,
         spec: &WebhookSpec,
         saved: Option<&Arc<WebhookEntry>>,
+        connector: Option<&ConnectorEntry>,
     ) -> Result<Option<Verdict>, String> {
         let webhook = &spec.settings;
         let kind = webhook.verification;
@@ -102,6 +110,7 @@ impl Endpoints {
         let id = test_id();
         let asked = Asked {
             keys: &keys,
+            connector,
             event: &event,
             id: &id,
         };

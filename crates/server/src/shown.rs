@@ -10,13 +10,15 @@ use hookline_dispatch::transport;
 use hookline_model::outcome::Outcome;
 use hookline_model::resource::Webhook;
 use hookline_model::time::Millis;
-use hookline_registry::{DeletedWebhook, EventTypeEntry, KeyEntry, ProjectEntry, WebhookEntry};
+use hookline_registry::{
+    ConnectorEntry, DeletedWebhook, EventTypeEntry, KeyEntry, ProjectEntry, WebhookEntry,
+};
 use serde_json::{Value, json};
 
 use crate::endpoints::{TestSend, Verdict};
 
 /// What the system adds to resources. Documents that come back with these members are taken; they change nothing.
-pub(crate) const READ_ONLY: [&str; 10] = [
+pub(crate) const READ_ONLY: [&str; 11] = [
     "uid",
     "version",
     "epoch",
@@ -26,6 +28,7 @@ pub(crate) const READ_ONLY: [&str; 10] = [
     "state_at",
     "secrets",
     "secret",
+    "secret_at",
     "verification_result",
 ];
 
@@ -40,6 +43,15 @@ pub(crate) fn project(entry: &ProjectEntry) -> Value {
 pub(crate) fn event_type(entry: &EventTypeEntry) -> Value {
     let mut shown = entry.settings.to_document();
     shown["version"] = entry.version.into();
+    shown
+}
+
+/// A connector, without its secret.
+pub(crate) fn connector(entry: &ConnectorEntry) -> Value {
+    let mut shown = entry.settings.to_document();
+    shown["version"] = entry.version.into();
+    shown["created_at"] = entry.created_at.to_rfc3339().into();
+    shown["secret_at"] = entry.secret_at.to_rfc3339().into();
     shown
 }
 

@@ -1,5 +1,6 @@
 //! The REST API, through the real program, on both engines.
 
+mod connectors;
 mod endpoints;
 mod fuzz;
 mod publishing;

@@ -7,6 +7,7 @@ use hookline_model::resource::{Verification, Webhook};
 use hookline_model::signature::SigningKey;
 use hookline_model::units::Rate;
 use hookline_model::wire;
+use hookline_registry::ConnectorEntry;
 use http::{HeaderName, HeaderValue, Method};
 
 use super::{Outside, Tried, draft};
@@ -26,6 +27,8 @@ const CHALLENGE: &str = "webhook.challenge";
 pub struct Asked<'a> {
     /// What the request is signed with.
     pub keys: &'a [SigningKey],
+    /// The connector of the webhook, if there is one of that name.
+    pub connector: Option<&'a ConnectorEntry>,
     /// What is sent where a test event is wanted.
     pub event: &'a wire::Event,
     /// The `webhook-id`; unguessable, because it is also what a challenge asks for.
@@ -56,11 +59,11 @@ impl Findings {
 impl Outside {
     /// Tries the endpoint as the webhook asks for it; `None` where it asks for nothing.
     pub async fn verify(&self, webhook: &Webhook, asked: Asked<'_>) -> Option<Findings> {
-        let draft = draft(webhook, asked.keys, asked.id, self.clock.now());
+        let draft = draft(webhook, asked, self.clock.now());
         let kind = webhook.verification;
         let tried = match kind {
             Verification::None => return None,
-            Verification::Test => self.test(webhook, asked.keys, asked.event, asked.id).await,
+            Verification::Test => self.test(webhook, asked).await,
             Verification::Head => self.probe(&draft, Method::HEAD, none()).await,
             Verification::Get => self.probe(&draft, Method::GET, none()).await,
             Verification::Challenge => self.probe(&draft, Method::POST, challenge(&draft)).await,

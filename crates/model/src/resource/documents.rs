@@ -4,7 +4,7 @@ use serde::Deserialize as _;
 use serde_json::{Map, Value};
 
 use super::reader::{Object, Reader};
-use super::{FieldError, ProjectSpec, Resource, event_type, later, webhook};
+use super::{FieldError, ProjectSpec, Resource, connector, event_type, webhook};
 use crate::ids::Slug;
 
 const PROJECT_KEYS: [&str; 6] = ["kind", "id", "title", "preset", "strict", "rate_limit"];
@@ -39,7 +39,7 @@ pub fn parse_documents(text: &str) -> Result<Vec<Resource>, Vec<FieldError>> {
     if documents.is_empty() {
         errors.push(FieldError::new(
             "",
-            "there is no resource in it; a document begins with `kind: Webhook`, `kind: EventType` or `kind: Project`",
+            "there is no resource in it; a document begins with `kind: Webhook`, `kind: Connector`, `kind: EventType` or `kind: Project`",
         ));
     }
     errors.extend(twice(&resources));
@@ -58,6 +58,7 @@ fn twice(resources: &[Resource]) -> Vec<FieldError> {
         let name = match resource {
             Resource::Project(project) => format!("Project {}", project.id),
             Resource::EventType(t) => format!("EventType {}/{}", t.project, t.name),
+            Resource::Connector(c) => format!("Connector {}/{}", c.project, c.name),
             Resource::Webhook(w) => format!("Webhook {}/{}", w.settings.project, w.settings.name),
         };
         if !seen.insert(name.clone()) {
@@ -99,10 +100,8 @@ fn read_one(document: &Value) -> Result<Resource, Vec<FieldError>> {
     match map.get("kind").and_then(Value::as_str) {
         Some("Project") => read_project(map).map(Resource::Project),
         Some("EventType") => event_type::read(map).map(|t| Resource::EventType(Box::new(t))),
+        Some("Connector") => connector::read(map).map(|c| Resource::Connector(Box::new(c))),
         Some("Webhook") => webhook::read(map).map(|w| Resource::Webhook(Box::new(w))),
-        Some(kind) if later::KINDS.contains(&kind) => {
-            one("kind", format!("`{kind}` is not supported yet"))
-        }
         Some(kind) => {
             let shown: String = kind.chars().take(64).collect();
             one(
@@ -110,7 +109,10 @@ fn read_one(document: &Value) -> Result<Resource, Vec<FieldError>> {
                 format!("{shown:?} is no kind; {}", webhook::kind_hint(kind)),
             )
         }
-        None => one("kind", "is required: Webhook, EventType or Project".into()),
+        None => one(
+            "kind",
+            "is required: Webhook, Connector, EventType or Project".into(),
+        ),
     }
 }
 

@@ -7,12 +7,8 @@ use serde_json::{Map, Value};
 
 use super::reader::{At, Object, Reader, hint};
 
-/// Kinds that come later.
-pub(super) const KINDS: [&str; 1] = ["Connector"];
-
 /// Keys that come later, the words they know (empty: any value), and the words that already work.
-const KEYS: [(&str, &[&str], &[&str]); 4] = [
-    ("connector", &[], &["none"]),
+const KEYS: [(&str, &[&str], &[&str]); 3] = [
     ("ordered", &["webhook", "key"], &["false"]),
     ("batch", &[], &["none"]),
     (

@@ -307,10 +307,6 @@ fn a_filter_is_checked_when_it_is_written_and_taken_as_it_is_when_it_was_stored(
 fn what_comes_later_is_refused_by_name() {
     for (more, want) in [
         (
-            "connector: crm-login",
-            "connector: `connector` is not supported yet",
-        ),
-        (
             "ordered: true",
             "ordered: `ordered: webhook` is not supported yet",
         ),
@@ -344,11 +340,6 @@ fn what_comes_later_is_refused_by_name() {
         let found = error(more);
         assert!(found.starts_with(want), "{found}");
     }
-    let found = errors("kind: Connector\nproject: shop\nname: x\ntoken: secret");
-    assert_eq!(
-        found,
-        ["document 1, Connector shop/x: kind: `Connector` is not supported yet"]
-    );
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::reader::{At, Object, Reader, hint};
-use super::{FieldError, Method, Ordered, Webhook, WebhookSpec, headers, later, retry};
+use super::{FieldError, Method, Ordered, Webhook, WebhookSpec, connector, headers, later, retry};
 use crate::body::BodyForm;
 use crate::filter::Filter;
 use crate::ids::Slug;
@@ -102,6 +102,7 @@ fn read_whole(reader: &mut Reader, whole: &Object<'_>, preset: Preset) -> Option
     let headers = whole
         .get("headers")
         .map_or(Some(BTreeMap::new()), |at| read_headers(reader, &at));
+    let connector = connector::read_name(reader, whole.get("connector"));
     // What is not a form of today has been refused by name.
     let body = whole
         .get("body")
@@ -129,6 +130,7 @@ fn read_whole(reader: &mut Reader, whole: &Object<'_>, preset: Preset) -> Option
         state: state?,
         method: method?,
         headers: headers?,
+        connector: connector?,
         ordered: Ordered::No,
         body: body?,
         deadline: deadline?,
@@ -270,6 +272,7 @@ pub(super) fn write(webhook: &Webhook) -> Value {
         "state": webhook.state.as_str(),
         "method": webhook.method.as_str(),
         "headers": webhook.headers,
+        "connector": webhook.connector.as_ref().map_or("none", Slug::as_str),
         "ordered": match webhook.ordered {
             Ordered::No => json!(false),
             Ordered::Webhook => json!("webhook"),
@@ -286,5 +289,5 @@ pub(super) fn write(webhook: &Webhook) -> Value {
 
 /// The remedy for a kind that is not known.
 pub(super) fn kind_hint(kind: &str) -> String {
-    hint(kind, &["Project", "EventType", "Webhook"])
+    hint(kind, &["Project", "EventType", "Connector", "Webhook"])
 }

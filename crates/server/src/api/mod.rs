@@ -4,6 +4,7 @@
 //! path stands in [`routes`], and in `openapi.yaml`, which a test holds against it.
 
 mod caller;
+mod connectors;
 mod event_types;
 mod events;
 mod keys;
@@ -139,6 +140,17 @@ pub(crate) fn routes() -> Vec<(&'static str, MethodRouter<Arc<Pages>>)> {
                 .delete(webhooks::delete)
                 // `{name}:activate` and the like.
                 .post(states::act),
+        ),
+        (
+            "/v1/projects/{project}/connectors",
+            get(connectors::list).post(connectors::create),
+        ),
+        (
+            "/v1/projects/{project}/connectors/{name}",
+            get(connectors::show)
+                .put(connectors::put)
+                .patch(connectors::patch)
+                .delete(connectors::delete),
         ),
         (
             "/v1/projects/{project}/event-types",

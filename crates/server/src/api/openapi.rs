@@ -108,6 +108,24 @@ kind: EventType
 project: shop
 name: a.b
 ---
+kind: Connector
+project: shop
+name: basic
+type: basic
+username: a
+---
+kind: Connector
+project: shop
+name: header
+type: api-key
+header: x-key
+---
+kind: Connector
+project: shop
+name: query
+type: api-key
+query: key
+---
 kind: Webhook
 project: shop
 name: crm
@@ -118,6 +136,7 @@ events: ['*']
             let (schemas, document) = match &resource {
                 Resource::Project(spec) => (["Project", "ProjectNew"], spec.to_document()),
                 Resource::EventType(spec) => (["EventType", "EventTypePut"], spec.to_document()),
+                Resource::Connector(spec) => (["Connector", "ConnectorPut"], spec.to_document()),
                 Resource::Webhook(spec) => (["Webhook", "WebhookPut"], spec.settings.to_document()),
             };
             let shown: BTreeSet<_> = document

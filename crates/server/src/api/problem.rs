@@ -241,9 +241,11 @@ impl From<WriteError> for Problem {
                 Self::precondition(error.to_string()).with("version", version.into())
             }
             WriteError::NotFound { .. } => Self::not_found(error.to_string()),
-            WriteError::NameTaken { .. } | WriteError::InUse { .. } => {
-                Self::conflict(error.to_string())
-            }
+            WriteError::NameTaken { .. }
+            | WriteError::InUse { .. }
+            | WriteError::ConnectorInUse { .. } => Self::conflict(error.to_string()),
+            WriteError::NoConnector { .. } => Self::field("connector", error.to_string()),
+            WriteError::NoSecret { field } => Self::field(field, "is required"),
             WriteError::Invalid { problem, .. } => Self::field("", problem),
             WriteError::Contended { .. } | WriteError::OutcomeUnknown { .. } => {
                 Self::unavailable(error.to_string())

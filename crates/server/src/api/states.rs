@@ -101,7 +101,10 @@ impl Target {
         self.body.only(&["event_type", "event"])?;
         let webhook = &current.settings;
         let event = chosen(api, &self.caller.snapshot, webhook, &self.body)?;
-        let test = api.endpoints.test(webhook, Some(&current), event).await;
+        let test = api
+            .endpoints
+            .test(&self.caller.snapshot, webhook, Some(&current), event)
+            .await;
         let test = test.map_err(unsigned)?;
         if let Some(verified) = api.endpoints.passed_test(webhook, &test) {
             let registry = &api.registry;

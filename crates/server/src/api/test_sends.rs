@@ -39,7 +39,7 @@ pub(super) async fn unsaved(
     // A new version of one that is there is signed as that is.
     let saved = snapshot.by_name(&project, webhook.name.as_str());
     let event = chosen(api, &snapshot, webhook, &body)?;
-    let test = api.endpoints.test(webhook, saved, event).await;
+    let test = api.endpoints.test(&snapshot, webhook, saved, event).await;
     let test = test.map_err(unsigned)?;
     Ok(Json(shown::test(webhook, saved, &test)).into_response())
 }

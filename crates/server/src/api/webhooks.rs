@@ -274,7 +274,11 @@ async fn verify(
     spec: &WebhookSpec,
     current: Option<&Arc<WebhookEntry>>,
 ) -> Result<Option<Verdict>, Problem> {
-    let verdict = api.endpoints.verify(snapshot, spec, current).await;
+    let connector = snapshot.connector_of(&spec.settings).map(|found| &**found);
+    let verdict = api
+        .endpoints
+        .verify(snapshot, spec, current, connector)
+        .await;
     match verdict.map_err(unsigned)? {
         Some(Verdict {
             forbidden: Some(why),

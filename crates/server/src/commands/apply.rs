@@ -1,4 +1,4 @@
-//! `hookline apply`: projects, event types and webhooks from files into the registry. Everything is checked before anything is written.
+//! `hookline apply`: projects, event types, connectors and webhooks from files into the registry. Everything is checked before anything is written.
 
 use std::io::Read as _;
 use std::path::Path;
@@ -7,10 +7,10 @@ use std::sync::Arc;
 use futures::StreamExt as _;
 use hookline_dispatch::guard::UrlPolicy;
 use hookline_model::resource::{
-    EventTypeSpec, ProjectSpec, Resource, WebhookSpec, parse_documents,
+    ConnectorSpec, EventTypeSpec, ProjectSpec, Resource, Webhook, WebhookSpec, parse_documents,
 };
 use hookline_model::time::Clock;
-use hookline_registry::{PutWebhook, Registry, WriteError};
+use hookline_registry::{ConnectorEntry, PutWebhook, Registry, WriteError};
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 
@@ -74,12 +74,13 @@ fn check(args: &ApplyArgs, urls: &UrlPolicy) -> Result<Vec<Resource>, Exit> {
         }
     }
     if errors.is_empty() {
-        // Projects first, so that the rest finds them whatever the order of the files; event types last, so that what a file says of one
+        // Projects first, then connectors, so that the rest finds them whatever the order of the files; event types last, so that what a file says of one
         // that a project's preset brings is what stays.
         resources.sort_by_key(|resource| match resource {
             Resource::Project(_) => 0,
-            Resource::Webhook(_) => 1,
-            Resource::EventType(_) => 2,
+            Resource::Connector(_) => 1,
+            Resource::Webhook(_) => 2,
+            Resource::EventType(_) => 3,
         });
         return Ok(resources);
     }
@@ -131,7 +132,11 @@ async fn verify_all(
         };
         let settings = &spec.settings;
         let saved = snapshot.by_name(settings.project.as_str(), settings.name.as_str());
-        let verdict = endpoints.verify(&snapshot, spec, saved);
+        let unsaved = unsaved_connector(resources, settings);
+        let connector = unsaved
+            .as_ref()
+            .or_else(|| snapshot.connector_of(settings).map(|found| &**found));
+        let verdict = endpoints.verify(&snapshot, spec, saved, connector);
         let named = |why: String| format!("webhook {}/{}: {why}", settings.project, settings.name);
         match verdict.await.map_err(named)? {
             Some(Verdict {
@@ -160,6 +165,18 @@ async fn verify_all(
     Err(Exit::Failed(errors))
 }
 
+/// The webhook's connector, where it is to be written, too.
+fn unsaved_connector(resources: &[Resource], webhook: &Webhook) -> Option<ConnectorEntry> {
+    let name = webhook.connector.as_ref()?;
+    let found = resources.iter().find_map(|resource| match resource {
+        Resource::Connector(spec) => {
+            (spec.project == webhook.project && spec.name == *name).then_some(spec)
+        }
+        _ => None,
+    });
+    ConnectorEntry::unsaved(found?)
+}
+
 async fn write_all(
     registry: &Registry,
     resources: Vec<Resource>,
@@ -175,6 +192,10 @@ async fn write_all(
             Resource::EventType(spec) => {
                 let what = format!("event type {}/{}", spec.project, spec.name);
                 (what, event_type(registry, &spec).await)
+            }
+            Resource::Connector(spec) => {
+                let what = format!("connector {}/{}", spec.project, spec.name);
+                (what, connector(registry, &spec).await)
             }
             Resource::Webhook(spec) => {
                 let settings = &spec.settings;
@@ -210,6 +231,17 @@ async fn event_type(registry: &Registry, spec: &EventTypeSpec) -> Result<Value, 
     let done = registry.put_event_type(spec, true, None).await?;
     Ok(json!({
         "kind": "EventType",
+        "project": spec.project,
+        "name": spec.name,
+        "result": result(done.created, done.written.changed),
+        "version": done.written.version,
+    }))
+}
+
+async fn connector(registry: &Registry, spec: &ConnectorSpec) -> Result<Value, WriteError> {
+    let done = registry.put_connector(spec, true, None).await?;
+    Ok(json!({
+        "kind": "Connector",
         "project": spec.project,
         "name": spec.name,
         "result": result(done.created, done.written.changed),

@@ -2,7 +2,7 @@
 
 use hookline_model::ids::WebhookUid;
 use hookline_model::time::Millis;
-use hookline_registry::{Layout, Snapshot};
+use hookline_registry::{ConnectorEntry, EventTypeEntry, Layout, Snapshot};
 use serde_json::{Value, json};
 
 use super::open;
@@ -29,6 +29,7 @@ fn show(args: &GetArgs, snapshot: &Snapshot, now: Millis) -> Result<(), Exit> {
     let (what, found) = match args.kind {
         GetKind::Projects => ("project", projects(args, snapshot)),
         GetKind::EventTypes => ("event type", event_types(args, snapshot)?),
+        GetKind::Connectors => ("connector", connectors(args, snapshot)?),
         GetKind::Webhooks => ("webhook", webhooks(args, snapshot, now)?),
         GetKind::Layout => (
             "layout",
@@ -67,22 +68,46 @@ fn projects(args: &GetArgs, snapshot: &Snapshot) -> Vec<Value> {
 }
 
 /// Those of that name; as with webhooks, a name alone must mean one.
-fn event_types(args: &GetArgs, snapshot: &Snapshot) -> Result<Vec<Value>, Exit> {
+fn named<'a, T: 'a, I: Iterator<Item = &'a T>>(
+    args: &GetArgs,
+    snapshot: &'a Snapshot,
+    what: &str,
+    of_project: impl Fn(&'a str) -> I,
+    place: impl Fn(&'a T) -> (&'a str, &'a str),
+) -> Result<Vec<&'a T>, Exit> {
     let mut projects: Vec<_> = snapshot.projects().map(|project| &*project.id).collect();
     projects.retain(|id| args.project.as_ref().is_none_or(|wanted| wanted == id));
     projects.sort_unstable();
-    let all = projects.iter().flat_map(|id| snapshot.event_types(id));
+    let all = projects.into_iter().flat_map(of_project);
     let found: Vec<_> = all
-        .filter(|entry| args.name.as_ref().is_none_or(|n| *n == entry.settings.name))
+        .filter(|entry| args.name.as_ref().is_none_or(|name| name == place(entry).1))
         .collect();
     if let (Some(name), true) = (&args.name, found.len() > 1) {
-        let projects: Vec<_> = found.iter().map(|e| e.settings.project.as_str()).collect();
-        return Err(ambiguous("event type", name, &projects));
+        let projects: Vec<_> = found.iter().map(|entry| place(entry).0).collect();
+        return Err(ambiguous(what, name, &projects));
     }
-    Ok(found
-        .into_iter()
-        .map(|entry| shown::event_type(entry))
-        .collect())
+    Ok(found)
+}
+
+fn place_of_type(entry: &EventTypeEntry) -> (&str, &str) {
+    let spec = &entry.settings;
+    (spec.project.as_str(), spec.name.as_str())
+}
+
+fn place_of_connector(entry: &ConnectorEntry) -> (&str, &str) {
+    (&entry.project, &entry.name)
+}
+
+fn event_types(args: &GetArgs, snapshot: &Snapshot) -> Result<Vec<Value>, Exit> {
+    let of_project = |id| snapshot.event_types(id).map(|entry| &**entry);
+    let found = named(args, snapshot, "event type", of_project, place_of_type)?;
+    Ok(found.into_iter().map(shown::event_type).collect())
+}
+
+fn connectors(args: &GetArgs, snapshot: &Snapshot) -> Result<Vec<Value>, Exit> {
+    let of_project = |id| snapshot.connectors(id).map(|entry| &**entry);
+    let found = named(args, snapshot, "connector", of_project, place_of_connector)?;
+    Ok(found.into_iter().map(shown::connector).collect())
 }
 
 fn ambiguous(what: &str, name: &str, projects: &[&str]) -> Exit {
@@ -132,10 +157,11 @@ fn merge(shown: &mut Value, settings: serde_json::Result<Value>) {
 }
 
 /// Columns of a table for people.
-const COLUMNS: [&str; 16] = [
+const COLUMNS: [&str; 17] = [
     "project",
     "id",
     "name",
+    "type",
     "state",
     "url",
     "category",

@@ -67,6 +67,10 @@ async fn first(system: &System, base: &str) -> Result<(), Exit> {
                     .await;
                 written.map_err(|error| Exit::from_error(&error))?;
             }
+            Resource::Connector(connector) => {
+                let written = system.registry.put_connector(&connector, true, None).await;
+                written.map_err(|error| Exit::from_error(&error))?;
+            }
             Resource::Project(project) => {
                 let written = system.registry.put_project(&project, None).await;
                 written.map_err(|error| Exit::from_error(&error))?;
@@ -180,7 +184,7 @@ mod tests {
                     assert_eq!(project.id.as_str(), PROJECT);
                     None
                 }
-                Resource::EventType(_) => None,
+                Resource::EventType(_) | Resource::Connector(_) => None,
             })
             .collect();
         assert_eq!(
