@@ -52,7 +52,9 @@ impl<'a> Credentials<'a> {
         };
         // There is no fragment: the guard refuses URLs that have one. What it says of this one would repeat the key.
         let with_key = urls.check(&format!("{url}{joint}{pair}"));
-        with_key.map_err(|_| failed("the connector's key makes a URL that cannot be used".into()))
+        let with_key = with_key
+            .map_err(|_| failed("the connector's key makes a URL that cannot be used".into()))?;
+        Ok(with_key.shown_as(&plain))
     }
 
     /// Puts them into the headers, in the place of what the webhook itself has there.
@@ -154,6 +156,7 @@ mod tests {
             let plain = urls.check(url).unwrap();
             let target = credentials.target(&urls, url, plain).unwrap();
             assert_eq!(target.path().to_string(), path);
+            assert!(!format!("{target} {target:?}").contains("api_key"));
         }
         let mut headers = HeaderMap::new();
         credentials.put(&mut headers).unwrap();

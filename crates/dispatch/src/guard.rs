@@ -185,6 +185,20 @@ impl Target {
         !matches!(self.0.host, Host::Name(_))
     }
 
+    /// Where this leads to, shown as `other`: what this has beyond that is a secret.
+    pub(crate) fn shown_as(&self, other: &Self) -> Self {
+        let parts = &*self.0;
+        Self(Arc::new(TargetParts {
+            url: other.0.url.clone(),
+            https: parts.https,
+            host: parts.host.clone(),
+            port: parts.port,
+            origin: Arc::clone(&parts.origin),
+            path: parts.path.clone(),
+            host_header: parts.host_header.clone(),
+        }))
+    }
+
     pub(crate) fn host(&self) -> &Host {
         &self.0.host
     }
