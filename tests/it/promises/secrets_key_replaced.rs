@@ -47,6 +47,7 @@ async fn assert_all_sign(site: &Site, receiver: &Receiver, shown: &[String], rou
         at_least(&path, round, WITHIN, || receiver.count(&path)).await;
         for request in receiver.at(&path) {
             assert_signed(&request, secret);
+            assert_eq!(request.header("authorization"), Some("Bearer hush"));
         }
     }
 }
@@ -75,9 +76,13 @@ async fn an_old_key_goes_and_secrets_sign_the_same(engine: Engine) {
     let site = Site::new(engine).await;
     let old = site.keys();
     let new = new_key();
-    let document = |n| webhook(&format!("w{n}"), &receiver.url(&format!("/ok/w{n}")), "");
-    let documents: Vec<_> = (0..WEBHOOKS).map(document).collect();
-    let shown = secrets(&site.apply(&documents.concat()).await);
+    let document = |n| {
+        let url = receiver.url(&format!("/ok/w{n}"));
+        webhook(&format!("w{n}"), &url, "connector: login")
+    };
+    let documents: String = (0..WEBHOOKS).map(document).collect();
+    let connector = "kind: Connector\nproject: shop\nname: login\ntype: bearer\ntoken: hush\n";
+    let shown = secrets(&site.apply(&(documents + connector)).await);
     assert_eq!(shown.len(), WEBHOOKS);
     let programs = start(&site).await;
     assert_all_sign(&site, &receiver, &shown, 1).await;

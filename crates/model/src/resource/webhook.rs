@@ -61,7 +61,12 @@ pub(super) fn read(document: &Map<String, Value>) -> Result<WebhookSpec, Vec<Fie
 /// Reads what is stored; keys of newer versions are passed over.
 pub(super) fn read_stored(document: &Value) -> Result<Webhook, Vec<FieldError>> {
     match document {
-        Value::Object(map) => read_by(Reader::new(false), map),
+        Value::Object(map) => {
+            // What is stored says nothing of batches, and is not to get those of its preset.
+            let mut map = map.clone();
+            map.entry("batch").or_insert_with(|| "none".into());
+            read_by(Reader::new(false), &map)
+        }
         _ => Err(vec![FieldError::new("", "a webhook must be an object")]),
     }
 }
