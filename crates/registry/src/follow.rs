@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use crate::error::FollowError;
 use crate::log::{Log, Name, Nonce, Unreadable};
+use crate::rekey::UnderOldKeys;
 use crate::seal::Sealer;
 use crate::snapshot::Snapshot;
 
@@ -26,6 +27,8 @@ pub(crate) struct View {
     pub(crate) log: Log,
     /// The snapshot in the making.
     pub(crate) snapshot: Snapshot,
+    /// What is to be sealed again.
+    pub(crate) under_old_keys: UnderOldKeys,
     /// Own records not yet seen (`None`), or seen, and whether they were current at their own offset.
     pub(crate) awaited: HashMap<Nonce, Option<bool>>,
 }
@@ -59,6 +62,7 @@ impl Follow {
         let view = View {
             log: Log::default(),
             snapshot: Snapshot::at(start),
+            under_old_keys: UnderOldKeys::default(),
             awaited: HashMap::new(),
         };
         let follow = Self {
@@ -212,6 +216,8 @@ impl Follow {
 
     fn show(&self, view: &mut View, name: &Name) -> Result<(), FollowError> {
         let current = view.log.current(name);
+        let first = self.sealer.key_id();
+        view.under_old_keys.update(name, current, first);
         view.snapshot
             .update(name, current, &self.sealer)
             .map_err(|problem| {

@@ -37,7 +37,7 @@ use tokio::sync::watch;
 
 pub use catalog::{CatalogLoaded, CatalogScope, EventTypeWritten};
 pub use connectors::{ConnectorEntry, ConnectorWritten};
-pub use entry::{EventTypeEntry, KeyEntry, ProjectEntry, WebhookEntry};
+pub use entry::{EventTypeEntry, KeyEntry, ProjectEntry, SecretInfo, WebhookEntry};
 pub use error::{FollowError, OpenError, WriteError};
 pub use keys::{KeyChange, KeyMade, NewKey};
 pub use lifecycle::{DeletedWebhook, SecretRotated};
@@ -92,7 +92,6 @@ pub struct Registry {
     follow: Arc<Follow>,
     write: Arc<Write>,
     end: Arc<EndQuery>,
-    found: Arc<rekey::Found>,
     tidy_every: Duration,
 }
 
@@ -115,7 +114,6 @@ impl Registry {
             follow: Arc::new(follow),
             write: Arc::new(Write::new(clock, config.write_timeout)),
             end: Arc::new(EndQuery::default()),
-            found: Arc::default(),
             tidy_every: config.tidy_every.max(config.write_timeout),
         };
         registry.check_keys().await?;

@@ -3,7 +3,7 @@
 //! Of each name the surviving record with the highest version is current; among equals the one with the lowest offset. So it does not
 //! matter what lazy compaction has already removed, nor when a zombie's record arrives.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -73,7 +73,9 @@ pub(crate) struct Log {
     /// Highest version first, then lowest offset: the first is current.
     names: HashMap<Name, Vec<Current>>,
     /// Names that have records besides the current one.
-    crowded: std::collections::BTreeSet<Name>,
+    crowded: BTreeSet<Name>,
+    /// Kinds and projects of names: each is kept once.
+    words: HashSet<Arc<str>>,
 }
 
 impl Log {
@@ -92,17 +94,6 @@ impl Log {
             .filter_map(|(name, records)| Some((name, records.first()?)))
     }
 
-    /// What is current of these kinds, deleted or not, whatever the project.
-    pub(crate) fn of_kinds<'a>(
-        &'a self,
-        kinds: &'a [&str],
-    ) -> impl Iterator<Item = (&'a Name, &'a Current)> {
-        self.names
-            .iter()
-            .filter(|(name, _)| kinds.contains(&&*name.kind))
-            .filter_map(|(name, records)| Some((name, records.first()?)))
-    }
-
     /// Takes the next record of the log.
     pub(crate) fn apply(
         &mut self,
@@ -110,7 +101,13 @@ impl Log {
         value: Option<&[u8]>,
         offset: u64,
     ) -> Result<Applied, Unreadable> {
-        let (name, version, nonce) = key.and_then(decode_key).ok_or(Unreadable::Key)?;
+        let (mut name, version, nonce) = key.and_then(decode_key).ok_or(Unreadable::Key)?;
+        for word in [&mut name.kind, &mut name.project] {
+            match self.words.get(word) {
+                Some(known) => *word = Arc::clone(known),
+                None => drop(self.words.insert(Arc::clone(word))),
+            }
+        }
         match value {
             None => Ok(self.remove(name, version, nonce)),
             Some(value) => {

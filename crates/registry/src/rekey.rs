@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hookline_model::time::Millis;
-use parking_lot::Mutex;
 use secrecy::ExposeSecret as _;
 use serde::Deserialize;
 use serde_json::Value;
@@ -55,9 +54,27 @@ struct Stale {
     keys: BTreeSet<KeyId>,
 }
 
-/// What was found at an offset of the log, so that it is not looked for again before something was written.
+/// Which records hold secrets under other keys than the first, kept up with the log: looking through all of them takes long.
 #[derive(Debug, Default)]
-pub(crate) struct Found(Mutex<Option<(u64, usize)>>);
+pub(crate) struct UnderOldKeys(BTreeMap<Name, BTreeSet<KeyId>>);
+
+impl UnderOldKeys {
+    /// Takes over what `name` means now. Deleted records, which can be restored, count; what cannot be read is told where it is used.
+    pub(crate) fn update(&mut self, name: &Name, current: Option<&Current>, first: KeyId) {
+        if !KINDS.contains(&&*name.kind) {
+            return;
+        }
+        let sealed = current.and_then(|c| serde_json::from_slice::<Sealed>(&c.body).ok());
+        let secrets = sealed.iter().flat_map(|sealed| &sealed.secrets);
+        let keys = secrets.filter_map(|secret| sealed_with(&secret.sealed).ok());
+        let keys: BTreeSet<_> = keys.filter(|key| *key != first).collect();
+        if keys.is_empty() {
+            self.0.remove(name);
+        } else {
+            self.0.insert(name.clone(), keys);
+        }
+    }
+}
 
 /// What was told already.
 #[derive(Default)]
@@ -72,15 +89,7 @@ impl Registry {
     /// How many records hold secrets that are sealed with another key than the first. An old key may be removed from all processes when this is 0.
     #[must_use]
     pub fn under_old_keys(&self) -> usize {
-        let offset = self.snapshot().offset;
-        if let Some((at, count)) = *self.found.0.lock()
-            && at == offset
-        {
-            return count;
-        }
-        let count = self.stale().len();
-        *self.found.0.lock() = Some((offset, count));
-        count
+        self.follow.view.lock().under_old_keys.0.len()
     }
 
     /// Looks whether the keys are those that the registry's secrets are sealed with; where nobody has said so, the first one is.
@@ -241,22 +250,12 @@ impl Registry {
         sealer.seal(&CANARY_PLACE, CANARY.as_bytes())
     }
 
-    /// Records with secrets under other keys than the first; deleted ones, which can be restored, are among them.
     fn stale(&self) -> Vec<Stale> {
-        let records: Vec<(Name, Bytes)> = {
-            let view = self.follow.view.lock();
-            let all = view.log.of_kinds(&KINDS);
-            all.map(|(name, current)| (name.clone(), current.body.clone()))
-                .collect()
-        };
-        let first = self.follow.sealer.key_id();
-        let stale = records.into_iter().filter_map(|(name, body)| {
-            // What cannot be read is told where it is used. Of what came back, nothing is left under its uid.
-            let sealed: Sealed = serde_json::from_slice(&body).ok()?;
-            let keys = sealed.secrets.iter();
-            let keys = keys.filter_map(|secret| sealed_with(&secret.sealed).ok());
-            let keys: BTreeSet<_> = keys.filter(|key| *key != first).collect();
-            (!keys.is_empty()).then_some(Stale { name, keys })
+        let view = self.follow.view.lock();
+        let stale = view.under_old_keys.0.iter();
+        let stale = stale.map(|(name, keys)| Stale {
+            name: name.clone(),
+            keys: keys.clone(),
         });
         stale.collect()
     }
