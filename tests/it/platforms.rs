@@ -1,5 +1,5 @@
 //! Each platform's page, played as far as the parts exist: the webhook is made as its steps say, its events are published, the receiver fails
-//! as it must, and requests, times (scaled) and final state are those of the page. (eSputnik needs order and batches, and comes with them.)
+//! as it must, and requests, times (scaled) and final state are those of the page. (eSputnik's order and batches come with their own parts; everything else of its page is here.)
 
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ both_engines!(
     sms_gateway_endpoints_are_tested_then_go_live,
     wooxy_makes_fifteen_more_attempts_before_dropping,
     vidizmo_tests_the_connection_and_goes_inactive_on_what_is_not_transient,
+    esputnik_repeats_activities_at_growing_intervals_until_they_are_taken,
 );
 
 /// A running system with a project that has the catalog of a preset.
@@ -291,4 +292,80 @@ async fn vidizmo_tests_the_connection_and_goes_inactive_on_what_is_not_transient
     assert_eq!(activated.status, 200, "{}", activated.body);
     account.publish_example(&name, "3").await;
     assert_eq!(account.deliveries(path, 6).await.len(), 6);
+}
+
+async fn esputnik_repeats_activities_at_growing_intervals_until_they_are_taken(engine: Engine) {
+    let account = Account::of(engine, "esputnik").await;
+    let path = "/until/5/esputnik";
+    let url = account.receiver.url(path);
+    // A minute is a second here, and an hour four.
+    let document = json!({
+        "name": "activities", "url": url, "preset": "esputnik", "events": ["*"],
+        "ordered": false, "batch": "none", "body": "data",
+        "retry": {"schedule": {"exponential": {"initial": "1s", "factor": 2, "cap": "4s", "times": "unlimited"}}},
+    });
+    // "Upon saving, a GET request is sent … The actual cause can be determined from the server error code."
+    account.receiver.answer(path, 403);
+    let made = account.save(&document).await.expect(201);
+    assert_eq!(
+        made["verification_result"]["attempt"]["status"], 403,
+        "{made}"
+    );
+    let uid = made["uid"].clone();
+    assert_eq!(account.receiver.at(path).pop().expect("came").method, "GET");
+    account.receiver.answer(path, 200);
+    let hook = "/v1/projects/shop/webhooks/activities";
+    let title = json!({"title": "Activities of contacts"});
+    let named = account.manager.send("PATCH", hook, &title).await;
+    assert_eq!(named.expect(200)["uid"], uid);
+
+    // "If the webhook URL does not return the HTTP 200 response code": 201 is another code.
+    account.receiver.answer(path, 201);
+    let types = account.manager.get("/v1/projects/shop/event-types").await;
+    let types = types["items"].as_array().expect("a list");
+    let names: Vec<_> = types.iter().filter_map(|t| t["name"].as_str()).collect();
+    assert_eq!(names.len(), 7, "the statuses of the page: {names:?}");
+    let first = account.publish_example(names[0], "0").await;
+    account.deliveries(path, 4).await;
+    account.receiver.answer(path, 200);
+    let came = account.deliveries(path, 5).await;
+    let gaps: Vec<_> = came
+        .windows(2)
+        .map(|pair| pair[1].at - pair[0].at)
+        .collect();
+    for (gap, seconds) in gaps.iter().zip([1, 2, 4, 4]) {
+        let wait = Duration::from_secs(seconds);
+        assert!(
+            *gap + LATE >= wait && *gap < wait + Duration::from_secs(3),
+            "{gaps:?}"
+        );
+    }
+    assert!(came.iter().all(|request| request.json() == first));
+
+    let mut published = vec![first];
+    for (id, name) in names.iter().enumerate().skip(1) {
+        published.push(account.publish_example(name, &id.to_string()).await);
+    }
+    let came = account.deliveries(path, 4 + names.len()).await;
+    for activity in &published {
+        assert!(
+            came.iter().any(|request| request.json() == *activity),
+            "{activity}"
+        );
+    }
+
+    // The deleted are listed, and come back with the identity that they had.
+    let deleted = account.manager.send("DELETE", hook, &json!({})).await;
+    assert_eq!(deleted.status, 204, "{}", deleted.body);
+    let list = account
+        .manager
+        .get("/v1/projects/shop/webhooks?deleted=true")
+        .await;
+    assert_eq!(list["items"][0]["uid"], uid);
+    let restore = format!("{hook}:restore");
+    let restored = account
+        .manager
+        .send("POST", &restore, &json!({"uid": uid}))
+        .await;
+    assert_eq!(restored.expect(200)["uid"], uid);
 }
