@@ -19,7 +19,7 @@ use crate::receiver::ReceiverProcess;
 use crate::{Scale, load, say, settle};
 
 /// Requests in flight: what kept the receiver busiest.
-const IN_FLIGHT: usize = 64;
+pub(crate) const IN_FLIGHT: usize = 64;
 
 /// What the bare client did.
 #[derive(Debug, Clone, Copy, serde::Serialize, serde::Deserialize)]
@@ -125,6 +125,9 @@ fn request(uri: &hyper::Uri, body: &Bytes) -> Request<Full<Bytes>> {
     clippy::disallowed_methods,
     reason = "the set is drained before the process ends"
 )]
-fn start(set: &mut tokio::task::JoinSet<()>, future: impl Future<Output = ()> + Send + 'static) {
+pub(crate) fn start(
+    set: &mut tokio::task::JoinSet<()>,
+    future: impl Future<Output = ()> + Send + 'static,
+) {
     set.spawn(future);
 }

@@ -20,7 +20,7 @@ use crate::settle;
 const EVENT_BYTES: usize = 512;
 
 /// Data of an event: the time and something to carry.
-fn data() -> String {
+pub(crate) fn data() -> String {
     format!(
         r#"{{"t":{},"text":"{}"}}"#,
         now_us(),

@@ -8,6 +8,7 @@ mod bare;
 mod hookline;
 mod lanes;
 mod load;
+mod outgoing;
 mod process;
 mod receiver;
 mod registry;
@@ -56,10 +57,13 @@ fn main() -> ExitCode {
     match arguments.first().map(String::as_str) {
         Some("receive") => runtime.block_on(receiver::serve()),
         Some("bare") => runtime.block_on(bare::run(&arguments)),
+        Some("way-out") => runtime.block_on(outgoing::run(&arguments)),
         _ => {
             let quick = arguments.iter().any(|a| a == "--quick");
             let scale = if quick { Scale::QUICK } else { Scale::FULL };
-            if arguments.iter().any(|a| a == "registry") {
+            if arguments.iter().any(|a| a == "outgoing") {
+                runtime.block_on(outgoing::measure(scale));
+            } else if arguments.iter().any(|a| a == "registry") {
                 runtime.block_on(registry::measure(scale));
             } else if arguments.iter().any(|a| a == "lanes") {
                 runtime.block_on(lanes::measure(scale));
