@@ -14,6 +14,8 @@ pub struct DispatchConfig {
     pub worker: String,
     /// Exchanges under way at once, over all partitions of this worker.
     pub max_in_flight: usize,
+    /// As many of these lead to the same scheme, host and port, unless the operator allows its address by name.
+    pub max_per_destination: usize,
     /// A worker silent for this long loses its partitions; its lease is shorter by [`limits::LEASE_MARGIN`].
     pub session_timeout: Duration,
     /// What waits in memory at most.
@@ -30,6 +32,7 @@ impl DispatchConfig {
             prefix: prefix.to_owned(),
             worker: worker.to_owned(),
             max_in_flight: 1024,
+            max_per_destination: limits::PER_DESTINATION,
             session_timeout: limits::SESSION_TIMEOUT,
             queues: QueueLimits::default(),
             checkpoint_every: limits::CHECKPOINT_EVERY,

@@ -26,7 +26,7 @@ pub(crate) struct WorkerDoor<'a> {
     place: Option<Place>,
     /// Something could have started, but lacked the lease or any place.
     pub(crate) lacked: bool,
-    /// A suspect could have started, but others hold all places that suspects may hold.
+    /// A send could have started, but others hold all places that its kind may hold: suspects, those of its project, those to its destination.
     pub(crate) suspects_lack: bool,
 }
 
@@ -58,6 +58,12 @@ impl<'a> WorkerDoor<'a> {
             lacked: false,
             suspects_lack: false,
         }
+    }
+
+    /// What requests to this URL are counted by; `None` where the operator allows its address by name.
+    fn capped(&self, url: &str) -> Option<Arc<str>> {
+        let target = self.shared.maker.way.urls().check(url).ok()?;
+        (!target.is_exempt()).then(|| Arc::clone(target.origin()))
     }
 
     /// The webhook, if the send is still wanted.
@@ -112,7 +118,12 @@ impl Door<Payload> for WorkerDoor<'_> {
 
     fn take_place(&mut self, webhook: WebhookUid, suspect: bool) -> Seat {
         let taken = match self.snapshot.webhook(webhook) {
-            Some(entry) if self.leased => self.shared.places.take(&entry.project, suspect),
+            Some(entry) if self.leased => {
+                let destination = entry.destination(|url| self.capped(url));
+                self.shared
+                    .places
+                    .take(&entry.project, destination, suspect)
+            }
             _ => Err(Lack::Place),
         };
         match taken {
@@ -120,7 +131,10 @@ impl Door<Payload> for WorkerDoor<'_> {
                 self.place = Some(place);
                 Seat::Taken
             }
-            Err(Lack::Share) => Seat::ShareTaken,
+            Err(Lack::Share) => {
+                self.suspects_lack = true;
+                Seat::ShareTaken
+            }
             Err(Lack::SuspectPlace) => {
                 self.suspects_lack = true;
                 Seat::NoneLeft

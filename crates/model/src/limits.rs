@@ -62,6 +62,9 @@ pub const IDENTITY_WINDOW: usize = 50_000;
 pub const WINDOW_START: u32 = 8;
 /// See [`WINDOW_START`].
 pub const WINDOW_MAX: u32 = 128;
+/// Requests of one worker to one scheme, host and port at the same time, whoever they are for. Twice what one webhook may have, so that those
+/// who share a host with many (an automation service, say) are not slowed down at once.
+pub const PER_DESTINATION: usize = 256;
 /// After so many failures in a row, with its window at one, a webhook pauses between attempts: to knock as fast as it can refuse would be of no
 /// use to it, and at the expense of others.
 pub const FAILURES_BEFORE_PAUSE: u32 = 64;
@@ -163,6 +166,8 @@ pub const SECRETS_MAX: usize = 3;
 pub const SECRETS_KEYS_MAX: usize = 8;
 /// How long an old secret, or an old key, may be accepted beside its successor.
 pub const OVERLAP_MAX: Duration = secs(7 * 24 * 3600);
+/// As [`OVERLAP_MAX`], where nothing else is asked for.
+pub const OVERLAP_DEFAULT: Duration = secs(24 * 3600);
 /// Connectors of one project.
 pub const CONNECTORS_MAX: usize = 1_000;
 /// Event types of one project.
