@@ -3,7 +3,8 @@
 # missing; elsewhere it names everything missing in one message. Fast and silent when all is there.
 #
 #   setup.sh run     what building and starting the program needs
-#   setup.sh test    that, and what the checks and tests need (a Java runtime and Maven for a real Kafka, kcat, cargo-deny, schemathesis)
+#   setup.sh test    that, and what the checks and tests need (a Java runtime and Maven for a real Kafka, kcat, cargo-deny, schemathesis, the reference
+#                   implementations of Standard Webhooks)
 set -euo pipefail
 
 what="${1:-test}"
@@ -12,6 +13,11 @@ JAVA_MAJOR_MIN=17
 # Fuzzes the REST interface by its OpenAPI document.
 SCHEMATHESIS_VERSION=4.32.5
 SCHEMATHESIS_HOME="$(cd "$(dirname "$0")/../.." && pwd)/target/tools/schemathesis-$SCHEMATHESIS_VERSION"
+
+# The reference implementations of Standard Webhooks, which check our signatures.
+STANDARDWEBHOOKS_PY=1.1.0
+STANDARDWEBHOOKS_JS=1.1.1
+STANDARDWEBHOOKS_HOME="${SCHEMATHESIS_HOME%/*}/standardwebhooks-$STANDARDWEBHOOKS_PY-$STANDARDWEBHOOKS_JS"
 
 have() { command -v "$1" >/dev/null 2>&1; }
 
@@ -49,6 +55,8 @@ look() {
     have mvn || need "maven" "Maven (maven)"
     have kcat || have kafkacat || need "$(kcat_package)" "kcat (kcat, formerly kafkacat)"
     have curl || need "curl" "curl"
+    have node || need "nodejs" "Node.js (nodejs)"
+    have npm || need "npm" "npm (npm)"
     python_works || need "python3-venv" "Python 3.10 or newer with venv (python3, python3-venv)"
   fi
 }
@@ -108,6 +116,18 @@ schemathesis() {
   touch "$SCHEMATHESIS_HOME/.complete"
 }
 
+standardwebhooks() {
+  [ "$what" = test ] || return 0
+  [ -e "$STANDARDWEBHOOKS_HOME/.complete" ] && return 0
+  echo "installing the reference implementations of Standard Webhooks (once, under a minute)" >&2
+  rm -rf "${STANDARDWEBHOOKS_HOME%/*}"/standardwebhooks-*
+  python3 -m venv "$STANDARDWEBHOOKS_HOME/python"
+  "$STANDARDWEBHOOKS_HOME/python/bin/pip" install --quiet --disable-pip-version-check "standardwebhooks==$STANDARDWEBHOOKS_PY"
+  mkdir -p "$STANDARDWEBHOOKS_HOME/node"
+  npm install --silent --no-audit --no-fund --prefix "$STANDARDWEBHOOKS_HOME/node" "standardwebhooks@$STANDARDWEBHOOKS_JS" >/dev/null
+  touch "$STANDARDWEBHOOKS_HOME/.complete"
+}
+
 look
 if [ ${#missing_packages[@]} -gt 0 ]; then
   if [ "$(id -u)" = 0 ] && have apt-get; then
@@ -131,3 +151,4 @@ fi
 rust_parts
 cargo_deny
 schemathesis
+standardwebhooks

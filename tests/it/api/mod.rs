@@ -3,6 +3,7 @@
 mod connectors;
 mod endpoints;
 mod fuzz;
+mod guarded;
 mod publishing;
 mod replicas;
 mod resources;

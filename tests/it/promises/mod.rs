@@ -12,6 +12,7 @@ mod public_forms;
 mod schedule_honoured;
 mod secrets_key_replaced;
 mod settled_records_go;
+mod signatures;
 
 use std::collections::BTreeMap;
 
