@@ -34,3 +34,4 @@ mod platforms;
 mod promises;
 mod registry_under_fire;
 mod tidy;
+mod tls;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hookline_dispatch::guard::{UrlPolicy, UrlPolicyConfig};
 use hookline_dispatch::tiers::{Tiers, TiersConfig};
-use hookline_dispatch::{Dispatch, DispatchConfig};
+use hookline_dispatch::{Dispatch, DispatchConfig, WayOut};
 use hookline_fanout::{Fanout, FanoutConfig};
 use hookline_journal::Journal;
 use hookline_model::core::lane::QueueLimits;
@@ -435,8 +435,11 @@ async fn dispatch(
         config,
         Arc::new(all.journal),
         registry,
-        all.transport,
-        Arc::new(UrlPolicy::new(policy)?),
+        WayOut::new(
+            all.transport,
+            Arc::new(UrlPolicy::new(policy)?),
+            Arc::clone(&clock),
+        ),
         clock,
         &prometheus::Registry::new(),
     )?;

@@ -3,7 +3,8 @@
 //! `/ok/…` answers 200, `/status/N/…` answers N, `/slow/MS/…` answers 200 after so many milliseconds, `/hang/…` never answers,
 //! `/flaky/N/…` answers 500 to the first N requests of each `webhook-id` and then 200, `/until/N/…` answers 500 to attempts below N as the
 //! request counts them and 200 to the others, `/retry-after/S/…` answers 429 with that header the first time and then 200, `/echo/…` answers with
-//! the body it got, `/allow/N/…` allows everybody to send N requests a minute (CloudEvents handshake). What follows is free, so that each webhook of a test has a path of its own.
+//! the body it got, `/allow/N/…` allows everybody to send N requests a minute (CloudEvents handshake), `/token/…` gives a new token to each
+//! request (OAuth2), `/with-token/N/…` takes only the Nth of them and answers 401 to others. What follows is free, so that each webhook of a test has a path of its own.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -12,6 +13,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use hookline_model::time::{Clock as _, Millis};
 use http_body_util::{BodyExt as _, Full};
@@ -24,8 +27,12 @@ use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
 
 use crate::program::SystemClock;
+
+/// Under this name stands the certificate of a client among the headers of its requests: base64 of its DER form.
+pub const CLIENT_CERTIFICATE: &str = "tls-client-certificate";
 
 /// A request as it came in.
 #[derive(Debug, Clone)]
@@ -38,7 +45,7 @@ pub struct Received {
     pub method: String,
     /// The path, with the query.
     pub path: String,
-    /// Headers in order, names in lower case.
+    /// Headers in order, names in lower case; with [`CLIENT_CERTIFICATE`] for a client that showed one.
     pub headers: Vec<(String, String)>,
     /// The body.
     pub body: Bytes,
@@ -87,6 +94,7 @@ struct Journal {
 /// A running receiver; dropping it stops it.
 #[derive(Debug)]
 pub struct Receiver {
+    scheme: &'static str,
     address: SocketAddr,
     journal: Arc<Journal>,
     _serving: JoinSet<()>,
@@ -98,6 +106,18 @@ impl Receiver {
     /// # Panics
     /// When no port can be bound.
     pub async fn start() -> Self {
+        Self::serve(None).await
+    }
+
+    /// Starts one that speaks TLS only.
+    ///
+    /// # Panics
+    /// When no port can be bound.
+    pub async fn start_tls(config: rustls::ServerConfig) -> Self {
+        Self::serve(Some(TlsAcceptor::from(Arc::new(config)))).await
+    }
+
+    async fn serve(tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
             .await
             .expect("a free port");
@@ -106,8 +126,10 @@ impl Receiver {
             .expect("a bound socket has an address");
         let journal = Arc::new(Journal::default());
         let mut serving = JoinSet::new();
-        start(&mut serving, accept(listener, Arc::clone(&journal)));
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        start(&mut serving, accept(listener, tls, Arc::clone(&journal)));
         Self {
+            scheme,
             address,
             journal,
             _serving: serving,
@@ -117,7 +139,7 @@ impl Receiver {
     /// The URL of a path (which starts with `/`).
     #[must_use]
     pub fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
+        format!("{}://{}{path}", self.scheme, self.address)
     }
 
     /// Everything received so far, in order of arrival.
@@ -177,7 +199,7 @@ fn start(set: &mut JoinSet<()>, future: impl Future<Output = ()> + Send + 'stati
     set.spawn(future);
 }
 
-async fn accept(listener: TcpListener, journal: Arc<Journal>) {
+async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, journal: Arc<Journal>) {
     let mut connections = JoinSet::new();
     loop {
         let Ok((stream, _)) = listener.accept().await else {
@@ -186,15 +208,31 @@ async fn accept(listener: TcpListener, journal: Arc<Journal>) {
         // Without this the end of an answer waits for the acknowledgement of its beginning.
         drop(stream.set_nodelay(true));
         while connections.try_join_next().is_some() {}
-        let journal = Arc::clone(&journal);
+        let (tls, journal) = (tls.clone(), Arc::clone(&journal));
         start(&mut connections, async move {
-            let service = service_fn(|request| answer(request, &journal));
-            let connection = hyper::server::conn::http1::Builder::new()
-                .serve_connection(TokioIo::new(stream), service);
-            // Clients may go away at any time; that is not the receiver's trouble.
-            drop(connection.await);
+            let Some(tls) = tls else {
+                return converse(stream, None, &journal).await;
+            };
+            // Those who do not trust this receiver, or whom it does not, go away.
+            if let Ok(stream) = tls.accept(stream).await {
+                let peer = stream.get_ref().1.peer_certificates();
+                let client = peer.and_then(|chain| chain.first());
+                let client = client.map(|certificate| BASE64_STANDARD.encode(certificate));
+                converse(stream, client, &journal).await;
+            }
         });
     }
+}
+
+async fn converse<S>(stream: S, client: Option<String>, journal: &Journal)
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    let service = service_fn(|request| answer(request, client.as_deref(), journal));
+    let connection =
+        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    // Clients may go away at any time; that is not the receiver's trouble.
+    drop(connection.await);
 }
 
 /// Counts a request while it is in progress, also when its connection ends before it is answered.
@@ -216,6 +254,7 @@ impl Drop for InProgress<'_> {
 
 async fn answer(
     request: Request<Incoming>,
+    client: Option<&str>,
     journal: &Journal,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let (at, wall) = (Instant::now(), SystemClock.now());
@@ -232,12 +271,13 @@ async fn answer(
         let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
         (name.as_str().to_owned(), value)
     });
+    let client = client.map(|known| (CLIENT_CERTIFICATE.to_owned(), known.to_owned()));
     let received = Received {
         at,
         wall,
         method: head.method.to_string(),
         path: path.clone(),
-        headers: headers.collect(),
+        headers: headers.chain(client).collect(),
         body: body.to_bytes(),
         answered: 0,
     };
@@ -250,7 +290,8 @@ async fn answer(
         requests.push(received);
         requests.len() - 1
     };
-    let mut response = behave(&path, webhook_id, attempt, journal).await;
+    let bearer = received_token(&journal.requests.lock()[place]);
+    let mut response = behave(&path, webhook_id, attempt, &bearer, journal).await;
     if path.starts_with("/echo/") {
         *response.body_mut() = Full::new(body);
     }
@@ -264,6 +305,7 @@ async fn behave(
     path: &str,
     webhook_id: String,
     attempt: u64,
+    bearer: &str,
     journal: &Journal,
 ) -> Response<Full<Bytes>> {
     let replaced = {
@@ -299,6 +341,18 @@ async fn behave(
                 .insert("retry-after", HeaderValue::from(seconds));
             response
         }
+        ("token", _) => {
+            let token = format!("token-{}", try_of(journal, "/token", String::new()) + 1);
+            let granted = serde_json::json!({
+                "access_token": token, "token_type": "Bearer", "expires_in": 3600,
+            });
+            Response::new(Full::from(granted.to_string()))
+        }
+        ("with-token", Some(n)) => with_status(if bearer == format!("token-{n}") {
+            200
+        } else {
+            401
+        }),
         ("allow", Some(a_minute)) => {
             let mut response = with_status(200);
             let headers = response.headers_mut();
@@ -308,6 +362,12 @@ async fn behave(
         }
         _ => with_status(200),
     }
+}
+
+fn received_token(request: &Received) -> String {
+    let authorization = request.header("authorization").unwrap_or_default();
+    let token = authorization.strip_prefix("Bearer ");
+    token.unwrap_or_default().to_owned()
 }
 
 /// How many requests of this webhook-id came to this path before.

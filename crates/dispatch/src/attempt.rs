@@ -11,15 +11,16 @@ use hookline_model::ids::{DeliveryId, Position};
 use hookline_model::outcome::{Answer, ErrorClass, Outcome};
 use hookline_model::path::{self, Plan};
 use hookline_model::policy::{self, Facts, Then, Verdict};
-use hookline_model::time::{Clock, Millis};
+use hookline_model::resource::Secret;
+use hookline_model::time::Millis;
 use hookline_model::wire;
 use hookline_registry::{ConnectorEntry, WebhookEntry};
 
-use crate::guard::UrlPolicy;
 use crate::metrics::Metrics;
 use crate::records::Payload;
 use crate::request::{self, Draft, Unbuilt};
-use crate::transport::{self, Exchange, OutgoingRequest, Timings, Transport};
+use crate::transport::{self, Exchange, OutgoingRequest, Timings};
+use crate::way_out::WayOut;
 
 /// A send that is to be attempted now.
 #[derive(Clone)]
@@ -78,39 +79,52 @@ impl Judged {
 
 /// What attempts are made with.
 pub(crate) struct Maker {
-    pub(crate) transport: Arc<dyn Transport>,
-    pub(crate) urls: Arc<UrlPolicy>,
-    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) way: WayOut,
 }
 
 impl Maker {
     /// Makes the attempt and judges it.
     pub(crate) async fn attempt(&self, prepared: Prepared, metrics: &Metrics) -> Judged {
         let number = prepared.made.saturating_add(1);
-        let (exchange, request) = match self.request(&prepared, number) {
-            Ok((request, shown)) => {
-                let exchange = self.transport.exchange(request).await;
+        let (exchange, request) = match self.exchange(&prepared, number).await {
+            Ok((exchange, shown)) => {
                 metrics.duration.observe(exchange.duration.as_secs_f64());
                 (exchange, shown)
             }
             Err((class, detail)) => (
-                failed(self.clock.now(), class, detail),
+                failed(self.way.clock().now(), class, detail),
                 wire::Request::default(),
             ),
         };
         self.judge(prepared, number, exchange, request)
     }
 
+    async fn exchange(
+        &self,
+        prepared: &Prepared,
+        number: u32,
+    ) -> Result<(Exchange, wire::Request), Unbuilt> {
+        let (settings, connector) = (&prepared.webhook.settings, prepared.connector.as_deref());
+        let (token, spent) = self.way.token(settings, connector).await?;
+        let (mut request, shown) = self.request(prepared, number, token.as_ref())?;
+        // One deadline for everything that an attempt waits for.
+        request.deadline = request.deadline.saturating_sub(spent);
+        let exchange = self.way.exchange(request).await;
+        self.way.learn(connector, token.as_ref(), exchange.answer);
+        Ok((exchange, shown))
+    }
+
     fn request(
         &self,
         prepared: &Prepared,
         number: u32,
+        token: Option<&Secret>,
     ) -> Result<(OutgoingRequest, wire::Request), Unbuilt> {
         let payload = &prepared.payload;
         let id = DeliveryId::from_slice(&payload.send().delivery_id)
             .unwrap_or(DeliveryId([0; 16]))
             .to_string();
-        let now = self.clock.now();
+        let now = self.way.clock().now();
         let keys = prepared.webhook.signing_keys(now);
         let draft = Draft {
             settings: &prepared.webhook.settings,
@@ -119,9 +133,10 @@ impl Maker {
             now,
             keys: &keys.map_err(|e| request::invalid(e.to_string()))?,
             connector: prepared.connector.as_deref(),
+            token,
             test: false,
         };
-        draft.with_event(&self.urls, payload.event(), payload.accepted_at())
+        draft.with_event(self.way.urls(), payload.event(), payload.accepted_at())
     }
 
     fn judge(
@@ -340,7 +355,7 @@ pub(crate) async fn make(maker: &Maker, metrics: &Metrics, prepared: Prepared) -
         metrics.panics.inc();
         let number = again.made.saturating_add(1);
         let exchange = failed(
-            maker.clock.now(),
+            maker.way.clock().now(),
             ErrorClass::Internal,
             "hookline failed while making this attempt".into(),
         );

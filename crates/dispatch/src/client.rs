@@ -14,9 +14,11 @@ mod connect;
 mod exchange;
 mod io;
 mod pool;
+mod proxy;
 mod resolve;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +38,10 @@ use connect::Connector;
 use exchange::{Connection, Seen};
 use pool::Pool;
 use resolve::{LookUp, Resolver};
+use tls::Profiles;
+
+pub use proxy::EgressProxy;
+pub use tls::{check_authorities, check_identity};
 
 /// The settings of the client.
 #[derive(Clone)]
@@ -44,6 +50,8 @@ pub struct ClientConfig {
     pub policy: UrlPolicy,
     /// Certificate authorities trusted beside the public ones (DER).
     pub extra_roots: Vec<rustls_pki_types::CertificateDer<'static>>,
+    /// The proxy that all requests go through.
+    pub proxy: Option<EgressProxy>,
     /// Bytes kept of a response's body.
     pub body_kept: usize,
     /// Bytes kept of a response's headers, names and values together.
@@ -61,6 +69,7 @@ impl ClientConfig {
         Self {
             policy,
             extra_roots: Vec::new(),
+            proxy: None,
             body_kept: limits::RESPONSE_BODY_KEPT,
             headers_kept: 16 * 1024,
             // Many webhooks may live at one origin; a steady stream to them must not open connections again and again.
@@ -91,6 +100,7 @@ pub enum ClientError {
 /// The real transport. Cheap to share; make one per process.
 pub struct HttpClient {
     connector: Connector,
+    tls: Profiles,
     pool: Arc<Pool>,
     clock: Arc<dyn Clock>,
     user_agent: HeaderValue,
@@ -118,9 +128,9 @@ impl HttpClient {
         clock: Arc<dyn Clock>,
         look_up: LookUp,
     ) -> Result<Self, ClientError> {
-        let tls = connect::tls_settings(&config.extra_roots)?;
         Ok(Self {
-            connector: Connector::new(config.policy, Resolver::new(look_up), tls),
+            tls: Profiles::new(&config.extra_roots)?,
+            connector: Connector::new(config.policy, Resolver::new(look_up), config.proxy),
             pool: Arc::new(Pool::new(config.idle_per_origin, config.idle_total)),
             clock,
             user_agent: HeaderValue::from_static(concat!("hookline/", env!("CARGO_PKG_VERSION"))),
@@ -134,24 +144,32 @@ impl HttpClient {
     /// Everything up to the end of the capture. What was seen by then is in `seen`, also when this is dropped at the deadline.
     async fn attempt(&self, request: OutgoingRequest, seen: &mut Seen) -> Result<(), Failure> {
         let target = request.target.clone();
+        let own = self.tls.of(&request.tls)?;
+        let (tls, shelf) = match &own {
+            None => (self.tls.usual(), Arc::clone(target.origin())),
+            Some(own) => (&own.config, own.shelf(target.origin())),
+        };
         let mut request = exchange::build(request, &self.user_agent);
         let mut connection = None;
-        while let Some(mut idle) = self.pool.take(target.origin()) {
+        while let Some(mut idle) = self.pool.take(&shelf) {
             if idle.still_open().await {
                 connection = Some(idle);
                 break;
             }
         }
         if let Some(connection) = connection {
-            match self.send(connection, request, &target, seen).await? {
+            match self.send(connection, request, &shelf, seen).await? {
                 None => return Ok(()),
                 // It was closed before anything of the request was written: nobody can have seen it, so this is still the first try.
                 Some(unsent) => request = unsent,
             }
         }
-        let connection = self.connector.connect(&target, &mut seen.phases).await?;
+        let connection = self
+            .connector
+            .connect(&target, tls, &mut seen.phases)
+            .await?;
         hookline_model::fail_point!("client-connected");
-        match self.send(connection, request, &target, seen).await? {
+        match self.send(connection, request, &shelf, seen).await? {
             None => Ok(()),
             Some(_) => Err(Failure::new(
                 ErrorClass::ConnClosed,
@@ -165,7 +183,7 @@ impl HttpClient {
         &self,
         mut connection: Box<Connection>,
         request: exchange::Request,
-        target: &crate::guard::Target,
+        shelf: &Arc<str>,
         seen: &mut Seen,
     ) -> Result<Option<exchange::Request>, Failure> {
         let body = match connection.head(request, seen, self.keep).await {
@@ -177,7 +195,7 @@ impl HttpClient {
         if connection.capture(body, seen, self.keep).await
             && let Some(idle_for) = connection.reusable(seen)
         {
-            Pool::put(&self.pool, target.origin(), connection, idle_for);
+            Pool::put(&self.pool, shelf, connection, idle_for);
         }
         Ok(None)
     }

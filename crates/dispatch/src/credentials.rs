@@ -1,5 +1,7 @@
 //! Credentials on a request: the one place where a connector's secret is used. They are marked, so that nothing that shows a request shows them.
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use hookline_model::outcome::ErrorClass;
@@ -10,16 +12,18 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::guard::{Target, UrlPolicy};
 use crate::request::Unbuilt;
+use crate::transport::Identity;
 
 /// The credentials that a webhook's requests carry.
 #[derive(Clone, Copy)]
 pub(crate) struct Credentials<'a>(Option<(&'a ConnectorType, &'a Secret)>);
 
 impl<'a> Credentials<'a> {
-    /// Those of the webhook's connector, `connector` being the one of that name that there is.
+    /// Those of the webhook's connector, `connector` being the one of that name that there is, and `token` what was had with it.
     pub(crate) fn of(
         settings: &Webhook,
         connector: Option<&'a ConnectorEntry>,
+        token: Option<&'a Secret>,
     ) -> Result<Self, Unbuilt> {
         let Some(name) = &settings.connector else {
             return Ok(Self(None));
@@ -27,9 +31,26 @@ impl<'a> Credentials<'a> {
         let Some(connector) = connector else {
             return Err(failed(format!("there is no connector {name}")));
         };
+        let of = &connector.settings.of;
+        // What an OAuth2 client's secret is good for is the token; the endpoint never sees it.
+        if let ConnectorType::OAuth2(_) = of {
+            let token = token.ok_or_else(|| failed(format!("connector {name}: there is no token")));
+            return Ok(Self(Some((of, token?))));
+        }
         let secret = connector.secret();
         let secret = secret.map_err(|error| failed(format!("connector {name}: {error}")))?;
-        Ok(Self(Some((&connector.settings.of, secret))))
+        Ok(Self(Some((of, secret))))
+    }
+
+    /// Who we are in TLS.
+    pub(crate) fn identity(&self) -> Option<Identity> {
+        let Some((ConnectorType::Mtls { certificate }, private_key)) = self.0 else {
+            return None;
+        };
+        Some(Identity {
+            certificate: Arc::clone(certificate),
+            private_key: private_key.clone(),
+        })
     }
 
     /// Where to: with the key in the query, where it goes there. The URL as such has been judged already.
@@ -60,13 +81,16 @@ impl<'a> Credentials<'a> {
     /// Puts them into the headers, in the place of what the webhook itself has there.
     pub(crate) fn put(&self, headers: &mut HeaderMap) -> Result<(), Unbuilt> {
         let (name, value) = match self.0 {
-            None | Some((ConnectorType::ApiKey(KeyPlace::Query(_)), _)) => return Ok(()),
+            None
+            | Some((ConnectorType::ApiKey(KeyPlace::Query(_)) | ConnectorType::Mtls { .. }, _)) => {
+                return Ok(());
+            }
             Some((ConnectorType::Basic { username }, password)) => {
                 let pair = format!("{username}:{}", password.expose());
                 let value = format!("Basic {}", BASE64_STANDARD.encode(pair));
                 (AUTHORIZATION, value)
             }
-            Some((ConnectorType::Bearer, token)) => {
+            Some((ConnectorType::Bearer | ConnectorType::OAuth2(_), token)) => {
                 (AUTHORIZATION, format!("Bearer {}", token.expose()))
             }
             Some((ConnectorType::ApiKey(KeyPlace::Header(name)), key)) => {
@@ -131,7 +155,9 @@ mod tests {
                 let name = HeaderName::from_static(name);
                 headers.append(name, HeaderValue::from_static(old));
             }
-            let credentials = Credentials::of(&webhook, Some(&connector)).ok().unwrap();
+            let credentials = Credentials::of(&webhook, Some(&connector), None)
+                .ok()
+                .unwrap();
             credentials.put(&mut headers).unwrap();
             let all: Vec<_> = headers.get_all(name).iter().collect();
             assert_eq!(all, [value]);
@@ -147,7 +173,9 @@ mod tests {
             webhook("login"),
             connector("type: api-key\nquery: api_key\nkey: a&b=c d"),
         );
-        let credentials = Credentials::of(&webhook, Some(&connector)).ok().unwrap();
+        let credentials = Credentials::of(&webhook, Some(&connector), None)
+            .ok()
+            .unwrap();
         for (url, path) in [
             ("https://example.com/x", "/x?api_key=a%26b%3Dc+d"),
             ("https://example.com/x?", "/x?api_key=a%26b%3Dc+d"),
@@ -165,10 +193,10 @@ mod tests {
 
     #[test]
     fn without_its_connector_nothing_is_sent() {
-        let of = Credentials::of(&webhook("login"), None);
+        let of = Credentials::of(&webhook("login"), None, None);
         let (class, why) = of.err().expect("refused");
         assert_eq!(class, ErrorClass::AuthFailed);
         assert_eq!(why, "there is no connector login");
-        assert!(Credentials::of(&webhook("none"), None).is_ok());
+        assert!(Credentials::of(&webhook("none"), None, None).is_ok());
     }
 }

@@ -31,8 +31,11 @@ mod shared;
 mod stage;
 mod takeover;
 pub mod tiers;
+mod tokens;
 pub mod transport;
+mod way_out;
 mod worker;
 
 pub use config::DispatchConfig;
 pub use stage::{Dispatch, DispatchError};
+pub use way_out::WayOut;

@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hookline_model::outcome::Answer;
-use hookline_model::resource::Webhook;
-use hookline_model::time::{Clock, Millis};
+use hookline_model::resource::{Secret, Webhook};
+use hookline_model::time::Millis;
 
 use crate::attempt::failed;
-use crate::guard::UrlPolicy;
 use crate::request::{Draft, Unbuilt};
-use crate::transport::{Exchange, OutgoingRequest, Transport};
+use crate::transport::{Exchange, OutgoingRequest};
+use crate::way_out::WayOut;
 
 pub use verify::{Asked, Findings};
 
@@ -23,9 +23,7 @@ const MASKED: &[u8] = b"***";
 /// The way out for requests that are not deliveries.
 #[derive(Clone)]
 pub struct Outside {
-    transport: Arc<dyn Transport>,
-    urls: Arc<UrlPolicy>,
-    clock: Arc<dyn Clock>,
+    way: WayOut,
     /// Who is asking, as a host name, for handshakes.
     origin: Arc<str>,
 }
@@ -64,31 +62,43 @@ impl Tried {
 }
 
 impl Outside {
-    /// By this transport, under this policy. `origin` is the host name that handshakes are asked for.
+    /// By the process's way out. `origin` is the host name that handshakes are asked for.
     #[must_use]
-    pub fn new(
-        transport: Arc<dyn Transport>,
-        urls: Arc<UrlPolicy>,
-        clock: Arc<dyn Clock>,
-        origin: &str,
-    ) -> Self {
+    pub fn new(way: WayOut, origin: &str) -> Self {
         Self {
-            transport,
-            urls,
-            clock,
+            way,
             origin: origin.into(),
         }
     }
 
     /// Sends an event to a webhook as a test: as its delivery would be, but marked, and recorded nowhere.
     pub async fn test(&self, webhook: &Webhook, asked: Asked<'_>) -> Tried {
-        let now = self.clock.now();
-        let built = draft(webhook, asked, now).with_event(&self.urls, asked.event, now);
-        self.send(built.map(|(request, _)| request), &webhook.url)
-            .await
+        self.send(webhook, asked, |draft| {
+            let event = draft.with_event(self.way.urls(), asked.event, draft.now);
+            event.map(|(request, _)| request)
+        })
+        .await
     }
 
-    async fn send(&self, built: Result<OutgoingRequest, Unbuilt>, url: &str) -> Tried {
+    /// Sends what `build` makes of a draft, with what the webhook's connector brings.
+    async fn send(
+        &self,
+        webhook: &Webhook,
+        asked: Asked<'_>,
+        build: impl FnOnce(&Draft<'_>) -> Result<OutgoingRequest, Unbuilt>,
+    ) -> Tried {
+        let (token, built) = match self.way.token(webhook, asked.connector).await {
+            Ok((token, spent)) => {
+                let now = self.way.clock().now();
+                let draft = draft(webhook, asked, now, token.as_ref());
+                let built = build(&draft).map(|mut request| {
+                    request.deadline = request.deadline.saturating_sub(spent);
+                    request
+                });
+                (token, built)
+            }
+            Err(unbuilt) => (None, Err(unbuilt)),
+        };
         match built {
             Ok(request) => {
                 let headers = request.headers.iter();
@@ -101,24 +111,32 @@ impl Outside {
                 });
                 let sent = Sent {
                     method: request.method.to_string(),
-                    url: url.to_owned(),
+                    url: webhook.url.clone(),
                     headers: headers.collect(),
                     body: request.body.clone(),
                 };
+                let exchange = self.way.exchange(request).await;
+                self.way
+                    .learn(asked.connector, token.as_ref(), exchange.answer);
                 Tried {
                     sent: Some(sent),
-                    exchange: self.transport.exchange(request).await,
+                    exchange,
                 }
             }
             Err((class, detail)) => Tried {
                 sent: None,
-                exchange: failed(self.clock.now(), class, detail),
+                exchange: failed(self.way.clock().now(), class, detail),
             },
         }
     }
 }
 
-fn draft<'a>(webhook: &'a Webhook, asked: Asked<'a>, now: Millis) -> Draft<'a> {
+fn draft<'a>(
+    webhook: &'a Webhook,
+    asked: Asked<'a>,
+    now: Millis,
+    token: Option<&'a Secret>,
+) -> Draft<'a> {
     Draft {
         settings: webhook,
         id: asked.id,
@@ -126,6 +144,7 @@ fn draft<'a>(webhook: &'a Webhook, asked: Asked<'a>, now: Millis) -> Draft<'a> {
         now,
         keys: asked.keys,
         connector: asked.connector,
+        token,
         test: true,
     }
 }

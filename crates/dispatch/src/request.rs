@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use hookline_model::body::{self, Body};
 use hookline_model::outcome::ErrorClass;
-use hookline_model::resource::Webhook;
+use hookline_model::resource::{Secret, Webhook};
 use hookline_model::signature::{self, SigningKey};
 use hookline_model::time::Millis;
 use hookline_model::wire;
@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use crate::credentials::Credentials;
 use crate::guard::{Target, UrlPolicy};
-use crate::transport::OutgoingRequest;
+use crate::transport::{OutgoingRequest, TlsOwn};
 
 /// Why a request cannot be built: what kind of failure that is, and a sentence for people.
 pub(crate) type Unbuilt = (ErrorClass, String);
@@ -33,6 +33,8 @@ pub(crate) struct Draft<'a> {
     pub(crate) keys: &'a [SigningKey],
     /// The connector of the webhook, if there is one of that name.
     pub(crate) connector: Option<&'a ConnectorEntry>,
+    /// The token that was had for it, where it needs one.
+    pub(crate) token: Option<&'a Secret>,
     /// It is not for real, and says so.
     pub(crate) test: bool,
 }
@@ -65,7 +67,7 @@ impl Draft<'_> {
     }
 
     fn credentials(&self) -> Result<Credentials<'_>, Unbuilt> {
-        Credentials::of(self.settings, self.connector)
+        Credentials::of(self.settings, self.connector, self.token)
     }
 
     /// A request with this body.
@@ -79,12 +81,13 @@ impl Draft<'_> {
         let timestamp = self.now.0.div_euclid(1000);
         let signed = signature::sign(self.id, timestamp, &body.bytes, self.keys);
         let mut headers = HeaderMap::with_capacity(7 + settings.headers.len());
-        for (name, value) in &settings.headers {
+        for (name, value) in settings.headers.iter() {
             let name = HeaderName::from_bytes(name.as_bytes())
                 .map_err(|_| invalid(format!("header name {name:?} cannot be sent")))?;
             headers.append(name, text(value)?);
         }
-        self.credentials()?.put(&mut headers)?;
+        let credentials = self.credentials()?;
+        credentials.put(&mut headers)?;
         let mut shown = Vec::with_capacity(5);
         let mut ours = |name: &'static str, value: HeaderValue, show: bool| {
             if show {
@@ -121,6 +124,10 @@ impl Draft<'_> {
             headers,
             body: body.bytes,
             deadline: settings.deadline,
+            tls: TlsOwn {
+                authorities: settings.trusted_ca.clone(),
+                identity: credentials.identity(),
+            },
         };
         Ok((request, recorded))
     }

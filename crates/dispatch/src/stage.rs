@@ -19,13 +19,12 @@ use tokio::time::Instant;
 
 use crate::attempt::Maker;
 use crate::config::DispatchConfig;
-use crate::guard::UrlPolicy;
 use crate::lease::Lease;
 use crate::metrics::Metrics;
 use crate::places::Places;
 use crate::shared::{Names, Shared, Standing};
 use crate::takeover::TakeoverError;
-use crate::transport::Transport;
+use crate::way_out::WayOut;
 use crate::worker::{Order, Worker, WorkerError};
 
 /// What an attempt in flight may need beyond its deadline to be recorded.
@@ -74,21 +73,16 @@ impl Dispatch {
         config: DispatchConfig,
         journal: Arc<dyn Journal>,
         registry: Registry,
-        transport: Arc<dyn Transport>,
-        urls: Arc<UrlPolicy>,
+        way: WayOut,
         clock: Arc<dyn Clock>,
         metrics: &prometheus::Registry,
     ) -> Result<Self, DispatchError> {
         let shared = Shared {
             names: Names::new(&config.prefix),
-            maker: Arc::new(Maker {
-                transport,
-                urls,
-                clock: clock.clone(),
-            }),
+            maker: Arc::new(Maker { way }),
             metrics: Metrics::new(metrics)?,
             lease: Lease::new(config.session_timeout),
-            places: Places::new(config.max_in_flight),
+            places: Places::new(config.max_in_flight, config.max_per_destination),
             queued_bytes: AtomicUsize::new(0),
             standing: Mutex::new(BTreeMap::new()),
             appender: tokio::sync::Mutex::new(None),

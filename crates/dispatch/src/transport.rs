@@ -1,10 +1,12 @@
 //! The seam behind which the outside world stands: one HTTP exchange, whatever comes of it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use hookline_model::outcome::Answer;
+use hookline_model::resource::Secret;
 use hookline_model::time::Millis;
 
 use crate::guard::Target;
@@ -30,6 +32,26 @@ pub struct OutgoingRequest {
     pub body: Bytes,
     /// How long everything may take: resolving, connecting, TLS, writing, head and body.
     pub deadline: Duration,
+    /// How TLS to this endpoint differs from what is usual.
+    pub tls: TlsOwn,
+}
+
+/// What an endpoint has of its own in TLS. Connections are shared only among requests that have the same.
+#[derive(Debug, Clone, Default)]
+pub struct TlsOwn {
+    /// Certificate authorities trusted beside the usual ones (PEM).
+    pub authorities: Option<Arc<str>>,
+    /// Who we are.
+    pub identity: Option<Identity>,
+}
+
+/// A client certificate.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// The certificate, and those that lead to its authority (PEM).
+    pub certificate: Arc<str>,
+    /// Its private key (PEM).
+    pub private_key: Secret,
 }
 
 /// What came of a request.

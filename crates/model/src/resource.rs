@@ -16,7 +16,6 @@ mod retry;
 mod tests;
 mod webhook;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -26,9 +25,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
-pub use connector::{ConnectorSpec, ConnectorType, KeyPlace, Secret};
+pub use connector::{ClientAuth, ConnectorSpec, ConnectorType, KeyPlace, OAuth2, Secret};
 pub use documents::parse_documents;
-pub use headers::check_header;
+pub use headers::{Headers, check_header};
 
 use crate::body::BodyForm;
 use crate::catalog::{CatalogEntry, Schema};
@@ -37,6 +36,7 @@ use crate::matching::TypePattern;
 use crate::outcome::words;
 use crate::policy::RetryPolicy;
 use crate::presets::Preset;
+use crate::signature::Scheme;
 use crate::units::Rate;
 
 /// Reads a project's document.
@@ -361,9 +361,13 @@ pub struct Webhook {
     /// The method of its requests.
     pub method: Method,
     /// Its own headers, names in lower case.
-    pub headers: BTreeMap<String, String>,
+    pub headers: Headers,
     /// The connector whose credentials its requests carry.
     pub connector: Option<Slug>,
+    /// How its requests are signed.
+    pub signature: Scheme,
+    /// Certificate authorities that the endpoint's certificate may be from beside the public ones (PEM).
+    pub trusted_ca: Option<Arc<str>>,
     /// Within what order holds.
     pub ordered: Ordered,
     /// What the body of its requests is.
@@ -375,7 +379,7 @@ pub struct Webhook {
     /// How the endpoint is tried when this is saved.
     pub verification: Verification,
     /// When to try again and when not, and what counts as success.
-    pub retry: RetryPolicy,
+    pub retry: Arc<RetryPolicy>,
 }
 
 impl Webhook {
@@ -398,6 +402,10 @@ impl Webhook {
         let mut text = serde_json::to_vec(&part).unwrap_or_default();
         if let Some(connector) = &self.connector {
             text.extend_from_slice(connector.as_str().as_bytes());
+        }
+        if let Some(authorities) = &self.trusted_ca {
+            text.push(b'\n');
+            text.extend_from_slice(authorities.as_bytes());
         }
         let digest = Sha256::digest(text);
         digest[..16].iter().map(|b| format!("{b:02x}")).collect()

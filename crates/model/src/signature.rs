@@ -1,11 +1,28 @@
-//! Standard Webhooks v1: HMAC-SHA256 over `{webhook-id}.{webhook-timestamp}.{body}`.
+//! Standard Webhooks: `v1`, HMAC-SHA256, and `v1a`, ed25519, over `{webhook-id}.{webhook-timestamp}.{body}`.
 
 use std::fmt;
+use std::str::FromStr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use ed25519_dalek::Signer as _;
 use hmac::{Hmac, Mac as _};
 use sha2::Sha256;
+
+use crate::outcome::words;
+
+words! {
+    /// How requests are signed.
+    Scheme, "signature" {
+        /// With a secret that the receiver has, too.
+        V1 = "v1",
+        /// With a private key that nobody else has; receivers check with the public one.
+        V1a = "v1a",
+    }
+}
+
+/// What a shown public key begins with.
+pub const PUBLIC_KEY_PREFIX: &str = "whpk_";
 
 /// What a shown secret begins with.
 pub const SECRET_PREFIX: &str = "whsec_";
@@ -29,7 +46,13 @@ pub enum SecretError {
 
 /// A key ready to sign with. It cannot be shown.
 #[derive(Clone)]
-pub struct SigningKey(Hmac<Sha256>);
+pub struct SigningKey(Key);
+
+#[derive(Clone)]
+enum Key {
+    Hmac(Hmac<Sha256>),
+    Ed25519(Box<ed25519_dalek::SigningKey>),
+}
 
 impl fmt::Debug for SigningKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -38,6 +61,23 @@ impl fmt::Debug for SigningKey {
 }
 
 impl SigningKey {
+    /// From what is kept of a key: the bytes of a secret, or for `v1a` the seed of a key pair.
+    ///
+    /// # Errors
+    /// When there are too few or too many.
+    pub fn new(scheme: Scheme, kept: &[u8]) -> Result<Self, SecretError> {
+        match scheme {
+            Scheme::V1 => Self::from_bytes(kept),
+            Scheme::V1a => {
+                let seed = kept
+                    .try_into()
+                    .map_err(|_| SecretError::Length(kept.len()))?;
+                let pair = ed25519_dalek::SigningKey::from_bytes(seed);
+                Ok(Self(Key::Ed25519(Box::new(pair))))
+            }
+        }
+    }
+
     /// From the bytes of a secret.
     ///
     /// # Errors
@@ -47,7 +87,7 @@ impl SigningKey {
             return Err(SecretError::Length(secret.len()));
         }
         Hmac::new_from_slice(secret)
-            .map(Self)
+            .map(|mac| Self(Key::Hmac(mac)))
             .map_err(|_| SecretError::Length(secret.len()))
     }
 
@@ -57,6 +97,18 @@ impl SigningKey {
     /// When it is not `whsec_` and base64.
     pub fn parse(shown: &str) -> Result<Self, SecretError> {
         Self::from_bytes(&parse_secret(shown)?)
+    }
+
+    /// What receivers check signatures with (`whpk_…`); `None` where that is the secret.
+    #[must_use]
+    pub fn public_key(&self) -> Option<String> {
+        match &self.0 {
+            Key::Hmac(_) => None,
+            Key::Ed25519(pair) => {
+                let key = STANDARD.encode(pair.verifying_key().as_bytes());
+                Some(format!("{PUBLIC_KEY_PREFIX}{key}"))
+            }
+        }
     }
 }
 
@@ -92,11 +144,20 @@ pub fn sign(id: &str, timestamp_s: i64, body: &[u8], keys: &[SigningKey]) -> Str
         if !header.is_empty() {
             header.push(' ');
         }
-        header.push_str("v1,");
-        let mut mac = key.0.clone();
-        mac.update(head.as_bytes());
-        mac.update(body);
-        STANDARD.encode_string(mac.finalize().into_bytes(), &mut header);
+        match &key.0 {
+            Key::Hmac(mac) => {
+                header.push_str("v1,");
+                let mut mac = mac.clone();
+                mac.update(head.as_bytes());
+                mac.update(body);
+                STANDARD.encode_string(mac.finalize().into_bytes(), &mut header);
+            }
+            Key::Ed25519(pair) => {
+                header.push_str("v1a,");
+                let signed = [head.as_bytes(), body].concat();
+                STANDARD.encode_string(pair.sign(&signed).to_bytes(), &mut header);
+            }
+        }
     }
     header
 }
@@ -132,6 +193,28 @@ mod tests {
         let both = sign(ID, AT, body, &[key(FIRST), key(SECOND)]);
         assert_eq!(both, format!("{first} {second}"));
         assert_eq!(sign(ID, AT, body, &[]), "");
+    }
+
+    #[test]
+    fn a_key_pair_signs_beside_a_secret() {
+        let seed: [u8; 32] = std::array::from_fn(|n| n as u8);
+        let pair = SigningKey::new(Scheme::V1a, &seed).expect("a seed");
+        assert_eq!(
+            pair.public_key().as_deref(),
+            Some("whpk_A6EHv/POEL4dcN0Y50vAmWfk1jCbpQ1fHdyGZBJVMbg=")
+        );
+        assert_eq!(format!("{pair:?}"), "SigningKey(…)");
+        let body = br#"{"test": 2432232314}"#;
+        let signature = "v1a,yoUrgEkc12aGqm0n4Sydmdz55xJfTz4AsAgieHFjmkR7LJtqVCZOQYzvvHjI5kAey+r4iaBGxTFRrl2iBQxtDQ==";
+        assert_eq!(sign(ID, AT, body, std::slice::from_ref(&pair)), signature);
+        let both = sign(ID, AT, body, &[pair, key(FIRST)]);
+        assert_eq!(
+            both,
+            format!("{signature} v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=")
+        );
+        let short = SigningKey::new(Scheme::V1a, &seed[1..]).map(|_| ());
+        assert_eq!(short, Err(SecretError::Length(31)));
+        assert_eq!(key(FIRST).public_key(), None);
     }
 
     #[test]

@@ -299,7 +299,10 @@ impl Registry {
             // Documents are objects.
             _ => Map::new(),
         };
-        let same_type = old.filter(|old| old.settings.get("type") == settings.get("type"));
+        let known = old.and_then(|old| Some((old, read_stored_connector(&old.settings).ok()?)));
+        let same_type = known
+            .filter(|(_, known)| known.of.shares_secret(&spec.of))
+            .map(|(old, _)| old);
         let keeps = same_type.filter(|old| match &spec.secret {
             None => true,
             Some(given) => {
@@ -316,6 +319,7 @@ impl Registry {
                     version,
                     created_at_ms: now.0,
                     expires_at_ms: None,
+                    scheme: None,
                     sealed: sealer.seal(&place, given.expose().as_bytes())?,
                 }
             }

@@ -7,13 +7,14 @@ use std::sync::{Arc, OnceLock};
 use hookline_model::access::StoredKey;
 use hookline_model::filter::{Filter, FilterError};
 use hookline_model::ids::WebhookUid;
+use hookline_model::limits::SECRETS_MAX;
 use hookline_model::resource::{
     EventTypeSpec, ProjectSpec, State, StoredWebhook, Verified, Webhook,
 };
-use hookline_model::signature::SigningKey;
+use hookline_model::signature::{Scheme, SigningKey, format_secret};
 use hookline_model::time::Millis;
 use hookline_model::units::Rate;
-use secrecy::ExposeSecret as _;
+use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 
 use crate::log::{Current, Name};
@@ -93,6 +94,9 @@ pub(crate) struct SealedSecret {
     /// From when on it no longer signs; the newest has no end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) expires_at_ms: Option<i64>,
+    /// What it signs by, where that is not the first scheme that there was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) scheme: Option<String>,
     pub(crate) sealed: String,
 }
 
@@ -100,6 +104,60 @@ impl SealedSecret {
     pub(crate) fn live(&self, now: Millis) -> bool {
         self.expires_at_ms.is_none_or(|at| now.0 < at)
     }
+
+    /// What it signs by; `None` for a scheme of a newer version.
+    pub(crate) fn scheme(&self) -> Option<Scheme> {
+        let word = self.scheme.as_deref();
+        word.map_or(Some(Scheme::V1), |word| word.parse().ok())
+    }
+}
+
+/// Seals a new secret of a webhook, in front of those that it has. `secret` is random.
+pub(crate) fn new_secret(
+    sealer: &Sealer,
+    project: &str,
+    uid: &str,
+    scheme: Scheme,
+    before: &[SealedSecret],
+    secret: &[u8],
+    now: Millis,
+) -> Result<SealedSecret, SealError> {
+    let version = before.iter().map(|s| s.version).max().unwrap_or(0) + 1;
+    let place = Place {
+        project,
+        owner: uid,
+        field: SIGNING,
+        version,
+    };
+    Ok(SealedSecret {
+        version,
+        created_at_ms: now.0,
+        expires_at_ms: None,
+        scheme: (scheme != Scheme::V1).then(|| scheme.as_str().to_owned()),
+        sealed: sealer.seal(&place, secret)?,
+    })
+}
+
+/// Puts a new secret in front; those of before sign until `ends` at most, and [`SECRETS_MAX`] in all.
+pub(crate) fn in_front(
+    new: SealedSecret,
+    before: Vec<SealedSecret>,
+    ends: Millis,
+    now: Millis,
+) -> Vec<SealedSecret> {
+    let mut secrets = vec![new];
+    secrets.extend(before.into_iter().map(|old| SealedSecret {
+        expires_at_ms: Some(old.expires_at_ms.map_or(ends.0, |at| at.min(ends.0))),
+        ..old
+    }));
+    secrets.retain(|secret| secret.live(now));
+    secrets.truncate(SECRETS_MAX);
+    secrets
+}
+
+/// A new secret as it is shown to its owner once; a private key is not: its public key is shown always.
+pub(crate) fn shown_secret(scheme: Scheme, secret: &[u8]) -> Option<SecretString> {
+    (scheme == Scheme::V1).then(|| format_secret(secret).into())
 }
 
 /// Reads the stored form of a webhook.
@@ -118,6 +176,17 @@ pub(crate) fn set_state(stored: &mut StoredWebhook, state: State, reason: &str, 
     stored.settings.state = state;
     stored.state_reason = reason.into();
     stored.state_at_ms = now.0;
+}
+
+/// What may be shown of a secret that requests are signed with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretInfo {
+    /// When it was made.
+    pub created_at: Millis,
+    /// Until when it signs; the newest has no end.
+    pub expires_at: Option<Millis>,
+    /// What receivers check its signatures with (`whpk_…`), where that is not the secret itself.
+    pub public_key: Option<String>,
 }
 
 /// A webhook as it is at one version.
@@ -146,6 +215,7 @@ pub struct WebhookEntry {
     sealer: Arc<Sealer>,
     keys: OnceLock<Result<Arc<[SigningKey]>, SealError>>,
     filter: OnceLock<Result<Filter, FilterError>>,
+    destination: OnceLock<Option<Arc<str>>>,
     /// Partitions and partition of the last answer of [`WebhookEntry::partition`].
     partition: AtomicU64,
 }
@@ -183,6 +253,7 @@ impl WebhookEntry {
             sealer: Arc::clone(sealer),
             keys: OnceLock::new(),
             filter: OnceLock::new(),
+            destination: OnceLock::new(),
             partition: AtomicU64::new(0),
         })
     }
@@ -224,15 +295,26 @@ impl WebhookEntry {
         Some(self.filter.get_or_init(|| Filter::compile(text)))
     }
 
-    /// When each of the secrets that sign at `now` was made and until when it signs, newest first.
-    pub fn secrets(&self, now: Millis) -> impl Iterator<Item = (Millis, Option<Millis>)> {
-        let live = self.secrets.iter().filter(move |secret| secret.live(now));
-        live.map(|secret| {
-            (
-                Millis(secret.created_at_ms),
-                secret.expires_at_ms.map(Millis),
-            )
+    /// The secrets that sign at `now`, newest first, as far as they may be shown.
+    pub fn secrets(&self, now: Millis) -> impl Iterator<Item = SecretInfo> {
+        // Public keys are had from the private ones; nobody needs those of webhooks that have none.
+        let keys = match self.secrets.iter().any(|s| s.scheme.is_some()) {
+            true => self.keys.get_or_init(|| self.open_keys()).clone().ok(),
+            false => None,
+        };
+        let all = self.secrets.iter().enumerate();
+        let live = all.filter(move |(_, secret)| secret.live(now));
+        live.map(move |(place, secret)| SecretInfo {
+            created_at: Millis(secret.created_at_ms),
+            expires_at: secret.expires_at_ms.map(Millis),
+            public_key: keys.as_ref().and_then(|keys| keys.get(place)?.public_key()),
         })
+    }
+
+    /// What its requests are counted by beside those of others, as `find` says once of its URL; remembered, because it is asked for with every send.
+    pub fn destination(&self, find: impl FnOnce(&str) -> Option<Arc<str>>) -> Option<&Arc<str>> {
+        let found = self.destination.get_or_init(|| find(&self.settings.url));
+        found.as_ref()
     }
 
     fn open_keys(&self) -> Result<Arc<[SigningKey]>, SealError> {
@@ -244,8 +326,10 @@ impl WebhookEntry {
                 field: SIGNING,
                 version: secret.version,
             };
+            let scheme = secret.scheme();
             let secret = self.sealer.open(&place, &secret.sealed)?;
-            SigningKey::from_bytes(secret.expose_secret()).map_err(|_| SealError::Damaged)
+            let scheme = scheme.ok_or(SealError::Malformed)?;
+            SigningKey::new(scheme, secret.expose_secret()).map_err(|_| SealError::Damaged)
         };
         self.secrets.iter().map(open).collect()
     }

@@ -4,18 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hookline_model::ids::{Slug, WebhookUid};
-use hookline_model::limits::SECRETS_MAX;
 use hookline_model::resource::{Verified, Webhook};
-use hookline_model::signature::format_secret;
 use hookline_model::time::Millis;
 use secrecy::SecretString;
 use secrecy::zeroize::Zeroizing;
 
 use crate::Registry;
-use crate::entry::{SIGNING, SealedSecret, WebhookEntry};
+use crate::entry::{SealedSecret, WebhookEntry, in_front, new_secret, shown_secret};
 use crate::error::WriteError;
 use crate::log::{Current, Name};
-use crate::seal::Place;
 use crate::snapshot::kind;
 use crate::typed::{SECRET_BYTES, invalid, json, not_found};
 use crate::write::{Change, Written};
@@ -40,13 +37,13 @@ pub struct DeletedWebhook {
 pub struct SecretRotated {
     /// As it is now.
     pub webhook: Arc<WebhookEntry>,
-    /// The new secret (`whsec_…`). It is shown once.
-    pub new_secret: SecretString,
+    /// The new secret (`whsec_…`), which is shown once; `None` for a key pair, whose public key is shown always.
+    pub new_secret: Option<SecretString>,
 }
 
 impl Registry {
     /// Gives a webhook a new secret. Those of before sign beside it for `overlap`, so that receivers can change over; at most
-    /// [`SECRETS_MAX`] sign, and the oldest end first.
+    /// [`SECRETS_MAX`](hookline_model::limits::SECRETS_MAX) sign, and the oldest end first.
     ///
     /// # Errors
     /// As [`Registry::write`]; [`WriteError::NotFound`] when there is none.
@@ -67,25 +64,18 @@ impl Registry {
             let mut stored = self.live(&name, current)?;
             let before: Vec<SealedSecret> = serde_json::from_value(stored.secrets.take())
                 .map_err(|error| invalid(&name, &error.to_string()))?;
-            let version = before.iter().map(|s| s.version).max().unwrap_or(0) + 1;
-            let place = Place {
+            let scheme = stored.settings.signature;
+            let (sealer, uid) = (&self.follow.sealer, stored.uid.to_string());
+            let new = new_secret(
+                sealer,
                 project,
-                owner: &stored.uid.to_string(),
-                field: SIGNING,
-                version,
-            };
-            let mut secrets = vec![SealedSecret {
-                version,
-                created_at_ms: now.0,
-                expires_at_ms: None,
-                sealed: self.follow.sealer.seal(&place, secret.as_slice())?,
-            }];
-            secrets.extend(before.into_iter().map(|old| SealedSecret {
-                expires_at_ms: Some(old.expires_at_ms.map_or(ends.0, |at| at.min(ends.0))),
-                ..old
-            }));
-            secrets.retain(|secret| secret.live(now));
-            secrets.truncate(SECRETS_MAX);
+                &uid,
+                scheme,
+                &before,
+                secret.as_slice(),
+                now,
+            )?;
+            let secrets = in_front(new, before, ends, now);
             stored.secrets = serde_json::to_value(secrets)
                 .map_err(|error| invalid(&name, &error.to_string()))?;
             let body = json(&name, &stored)?;
@@ -98,8 +88,8 @@ impl Registry {
         let entry = WebhookEntry::new(&name, version, stored, &self.follow.sealer)
             .map_err(|problem| invalid(&name, &problem))?;
         Ok(SecretRotated {
+            new_secret: shown_secret(entry.settings.signature, secret.as_slice()),
             webhook: Arc::new(entry),
-            new_secret: format_secret(secret.as_slice()).into(),
         })
     }
 

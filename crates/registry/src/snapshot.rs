@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use hookline_model::ids::WebhookUid;
 use hookline_model::matching::TypePattern;
+use hookline_model::policy::RetryPolicy;
 use hookline_model::resource::State;
 use serde::{Deserialize, Serialize};
 
@@ -138,6 +139,28 @@ pub struct Snapshot {
     by_uid: CowMap<WebhookUid, Arc<WebhookEntry>>,
     /// Key: `project/name`.
     by_name: CowMap<Arc<str>, Arc<WebhookEntry>>,
+    policies: Policies,
+}
+
+/// Retry policies that webhooks have in common: most have that of their preset, and it is larger than all the rest of them.
+#[derive(Clone, Default)]
+struct Policies(Vec<Arc<RetryPolicy>>);
+
+impl Policies {
+    /// More are not looked through for each webhook.
+    const MAX: usize = 32;
+
+    /// The same policy, where there is one already.
+    fn share(&mut self, policy: &mut Arc<RetryPolicy>) {
+        if let Some(known) = self.0.iter().find(|known| ***known == **policy) {
+            *policy = Arc::clone(known);
+            return;
+        }
+        if self.0.len() >= Self::MAX {
+            self.0.remove(0);
+        }
+        self.0.push(Arc::clone(policy));
+    }
 }
 
 impl Snapshot {
@@ -152,6 +175,7 @@ impl Snapshot {
             keys: CowMap::default(),
             by_uid: CowMap::default(),
             by_name: CowMap::default(),
+            policies: Policies::default(),
         }
     }
 
@@ -269,9 +293,11 @@ impl Snapshot {
                 put_named(&mut self.connectors, name, entry.map(Arc::new));
             }
             kind::WEBHOOK => {
-                let entry = live
-                    .map(|current| WebhookEntry::read(name, current, sealer))
-                    .transpose()?;
+                let entry = live.map(|current| WebhookEntry::read(name, current, sealer));
+                let mut entry = entry.transpose()?;
+                if let Some(entry) = &mut entry {
+                    self.policies.share(&mut entry.settings.retry);
+                }
                 self.put_webhook(name, entry.map(Arc::new));
             }
             kind::KEY => match live {

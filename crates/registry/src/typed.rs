@@ -4,17 +4,19 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hookline_model::ids::{Slug, WebhookUid};
+use hookline_model::limits::OVERLAP_DEFAULT;
 use hookline_model::resource::{ProjectSpec, State, StoredWebhook, Verified, Webhook};
-use hookline_model::signature::format_secret;
+use hookline_model::signature::Scheme;
 use hookline_model::time::Millis;
 use secrecy::SecretString;
 use secrecy::zeroize::Zeroizing;
 use serde::Serialize;
 
-use crate::entry::{SIGNING, SealedSecret, WebhookEntry, read_stored, set_state};
+use crate::entry::{
+    SealedSecret, WebhookEntry, in_front, new_secret, read_stored, set_state, shown_secret,
+};
 use crate::error::WriteError;
 use crate::log::{Current, Name};
-use crate::seal::Place;
 use crate::snapshot::{Layout, SYSTEM, kind};
 use crate::write::{Change, Written};
 use crate::{CatalogLoaded, CatalogScope, ProjectEntry, Registry};
@@ -166,8 +168,9 @@ impl Registry {
         for _ in 0..TRIES {
             let mut in_the_way = None;
             let mut result = None;
+            let mut rekeyed = None;
             let edit = |current: Option<&Current>| {
-                (in_the_way, result) = (None, None);
+                (in_the_way, result, rekeyed) = (None, None, None);
                 let existing = current.map(|c| self.stored(&name, c).map(|s| (c, s)));
                 let (mut stored, created) = match existing.transpose()? {
                     Some((current, stored)) if !current.deleted => (stored, false),
@@ -186,6 +189,9 @@ impl Registry {
                     false => put.settings.state,
                 };
                 set_state(&mut stored, state, "", now);
+                if !created && stored.settings.signature != put.settings.signature {
+                    rekeyed = Some(self.other_scheme(&name, &mut stored, put, now)?);
+                }
                 stored.settings = put.settings.clone();
                 stored.settings.state = state;
                 let part = stored.settings.verified_part();
@@ -208,7 +214,10 @@ impl Registry {
                 let sealer = &self.follow.sealer;
                 let entry = WebhookEntry::new(&name, written.version, stored, sealer);
                 let entry = entry.map_err(|problem| invalid(&name, &problem))?;
-                let secret = fresh.filter(|_| created).map(|(_, secret)| secret);
+                let secret = match created {
+                    true => fresh.and_then(|(_, secret)| secret),
+                    false => rekeyed.and_then(|(scheme, secret)| shown_secret(scheme, &*secret)),
+                };
                 return Ok(WebhookWritten {
                     webhook: Arc::new(entry),
                     written,
@@ -460,7 +469,7 @@ impl Registry {
         name: &Name,
         put: &PutWebhook,
         now: Millis,
-    ) -> Result<(StoredWebhook, SecretString), WriteError> {
+    ) -> Result<(StoredWebhook, Option<SecretString>), WriteError> {
         let mut tail = [0; 10];
         let mut secret = Zeroizing::new([0; SECRET_BYTES]);
         for bytes in [tail.as_mut_slice(), secret.as_mut_slice()] {
@@ -468,19 +477,10 @@ impl Registry {
         }
         let millis = u64::try_from(now.0).unwrap_or(0);
         let uid = uuid::Builder::from_unix_timestamp_millis(millis, &tail).into_uuid();
-        let place = Place {
-            project: put.project.as_str(),
-            owner: &uid.to_string(),
-            field: SIGNING,
-            version: 1,
-        };
-        let sealed = self.follow.sealer.seal(&place, secret.as_slice())?;
-        let secret_row = SealedSecret {
-            version: 1,
-            created_at_ms: now.0,
-            expires_at_ms: None,
-            sealed,
-        };
+        let scheme = put.settings.signature;
+        let (sealer, owner) = (&self.follow.sealer, uid.to_string());
+        let project = put.project.as_str();
+        let row = new_secret(sealer, project, &owner, scheme, &[], secret.as_slice(), now)?;
         let stored = StoredWebhook {
             uid: WebhookUid(uid),
             epoch: 1,
@@ -488,11 +488,39 @@ impl Registry {
             state_reason: String::new(),
             state_at_ms: now.0,
             verified: None,
-            secrets: serde_json::to_value([secret_row])
-                .map_err(|e| invalid(name, &e.to_string()))?,
+            secrets: serde_json::to_value([row]).map_err(|e| invalid(name, &e.to_string()))?,
             settings: put.settings.clone(),
         };
-        Ok((stored, format_secret(secret.as_slice()).into()))
+        Ok((stored, shown_secret(scheme, secret.as_slice())))
+    }
+
+    /// Gives a webhook a secret of the scheme that is asked for. Those of before sign beside it for a while, so that the receiver can change over.
+    fn other_scheme(
+        &self,
+        name: &Name,
+        stored: &mut StoredWebhook,
+        put: &PutWebhook,
+        now: Millis,
+    ) -> Result<(Scheme, Zeroizing<[u8; SECRET_BYTES]>), WriteError> {
+        let mut secret = Zeroizing::new([0; SECRET_BYTES]);
+        self.follow.sealer.random(secret.as_mut_slice())?;
+        let before: Vec<SealedSecret> = serde_json::from_value(stored.secrets.take())
+            .map_err(|error| invalid(name, &error.to_string()))?;
+        let (sealer, uid) = (&self.follow.sealer, stored.uid.to_string());
+        let (project, scheme) = (put.project.as_str(), put.settings.signature);
+        let new = new_secret(
+            sealer,
+            project,
+            &uid,
+            scheme,
+            &before,
+            secret.as_slice(),
+            now,
+        )?;
+        let secrets = in_front(new, before, now.plus(OVERLAP_DEFAULT), now);
+        stored.secrets =
+            serde_json::to_value(secrets).map_err(|error| invalid(name, &error.to_string()))?;
+        Ok((scheme, secret))
     }
 
     fn stored(&self, name: &Name, current: &Current) -> Result<StoredWebhook, WriteError> {

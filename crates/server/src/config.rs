@@ -13,6 +13,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use hookline_dispatch::client::EgressProxy;
 use ipnet::IpNet;
 
 pub(crate) use keys::LOG_LEVEL_DEFAULT;
@@ -112,8 +113,14 @@ pub(crate) struct OutgoingConfig {
     pub(crate) allow_addresses: Vec<IpNet>,
     /// Requests at the same time, per worker.
     pub(crate) max_in_flight: usize,
+    /// As many of these lead to one destination.
+    pub(crate) max_per_destination: usize,
     /// The host name that handshakes ask for.
     pub(crate) origin: String,
+    /// Certificate authorities trusted beside the public ones (PEM).
+    pub(crate) ca_file: Option<PathBuf>,
+    /// The proxy that requests go through.
+    pub(crate) proxy: Option<EgressProxy>,
 }
 
 /// The whole configuration, checked.
@@ -197,6 +204,12 @@ impl Config {
             dangers.push(format!(
                 "outgoing.allow_addresses exempts {} from the address guard: registered URLs may reach into these networks",
                 networks.join(", ")
+            ));
+        }
+        if let Some(proxy) = self.outgoing.proxy.as_ref().filter(|p| p.enforces_policy()) {
+            dangers.push(format!(
+                "outgoing.proxy_enforces_policy is on: which addresses names may lead to is judged by the proxy at {} alone",
+                proxy.address()
             ));
         }
         dangers

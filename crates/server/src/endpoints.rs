@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use hookline_dispatch::WayOut;
 use hookline_dispatch::outside::{Asked, Outside, Tried};
 use hookline_ingest::{PublishRequest, RequestError};
 use hookline_model::event::{self, Input};
@@ -18,7 +19,6 @@ use hookline_registry::{ConnectorEntry, Snapshot, WebhookEntry};
 use serde_json::{Value, json};
 
 use crate::config::Config;
-use crate::engine::WayOut;
 
 /// The event type of a test of a webhook that subscribes to none by name.
 const TEST_TYPE: &str = "hookline.test";
@@ -59,12 +59,7 @@ impl Endpoints {
     /// By the process's way out.
     pub(crate) fn new(config: &Config, clock: &Arc<dyn Clock>, way: WayOut) -> Self {
         let clock = Arc::clone(clock);
-        let outside = Outside::new(
-            way.client,
-            way.urls,
-            Arc::clone(&clock),
-            &config.outgoing.origin,
-        );
+        let outside = Outside::new(way, &config.outgoing.origin);
         Self { outside, clock }
     }
 

@@ -1,18 +1,21 @@
 //! From the configuration to a system: the journal it names, its topics, its registry.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hookline_dispatch::client::{ClientConfig, HttpClient};
+use hookline_dispatch::WayOut;
+use hookline_dispatch::client::{ClientConfig, ClientError, HttpClient};
 use hookline_dispatch::guard::{UrlPolicy, UrlPolicyConfig};
-use hookline_dispatch::transport::Transport;
 use hookline_journal::embedded::{self, EmbeddedConfig, EmbeddedJournal};
 use hookline_journal::kafka::{KafkaConfig, KafkaJournal};
 use hookline_journal::{Journal, JournalError, TopicInfo};
 use hookline_model::time::Clock;
 use hookline_model::topics::Topic;
 use hookline_registry::{Layout, OpenError, Registry, RegistryConfig};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
 
 use crate::config::{Config, Engine};
 use crate::output::{Chain, Exit};
@@ -319,27 +322,40 @@ pub(crate) fn url_policy(config: &Config) -> Result<UrlPolicy, Exit> {
     UrlPolicy::new(policy).map_err(|error| Exit::usage(format!("outgoing.{error}")))
 }
 
-/// The way out of a process: one client and one policy for everything that customers' URLs are asked.
-#[derive(Clone)]
-pub(crate) struct WayOut {
-    /// The client.
-    pub(crate) client: Arc<dyn Transport>,
-    /// The judgement of URLs, the same that the client's guard has.
-    pub(crate) urls: Arc<UrlPolicy>,
+/// The way out of a process under this configuration.
+///
+/// # Errors
+/// When a setting is refused.
+pub(crate) fn way_out(config: &Config, clock: &Arc<dyn Clock>) -> Result<WayOut, Exit> {
+    let urls = url_policy(config)?;
+    let mut client = ClientConfig::new(urls.clone());
+    if let Some(file) = &config.outgoing.ca_file {
+        client.extra_roots = authorities(file)
+            .map_err(|problem| Exit::usage(format!("outgoing.ca_file: {problem}")))?;
+    }
+    client.proxy = config.outgoing.proxy.clone();
+    let client = HttpClient::new(client, Arc::clone(clock)).map_err(|error| match error {
+        ClientError::Root { index, source } => Exit::usage(format!(
+            "outgoing.ca_file: certificate {} cannot be used as an authority: {source}",
+            index + 1
+        )),
+        other => Exit::from_error(&other),
+    })?;
+    Ok(WayOut::new(
+        Arc::new(client),
+        Arc::new(urls),
+        Arc::clone(clock),
+    ))
 }
 
-impl WayOut {
-    /// Under this configuration.
-    ///
-    /// # Errors
-    /// When a setting is refused.
-    pub(crate) fn new(config: &Config, clock: &Arc<dyn Clock>) -> Result<Self, Exit> {
-        let urls = url_policy(config)?;
-        let client = HttpClient::new(ClientConfig::new(urls.clone()), Arc::clone(clock))
-            .map_err(|error| Exit::from_error(&error))?;
-        Ok(Self {
-            client: Arc::new(client),
-            urls: Arc::new(urls),
-        })
+fn authorities(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let shown = file.display();
+    let text = std::fs::read(file).map_err(|error| format!("{shown} cannot be read: {error}"))?;
+    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    match read {
+        Ok(found) if !found.is_empty() => Ok(found),
+        _ => Err(format!(
+            "{shown} must hold certificates in PEM (-----BEGIN CERTIFICATE-----)"
+        )),
     }
 }

@@ -7,6 +7,7 @@
 //! [`output`], no system clock outside [`clock`].
 
 mod api;
+mod checks;
 mod cli;
 mod clock;
 mod commands;

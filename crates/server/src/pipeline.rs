@@ -10,12 +10,12 @@
 use std::sync::Arc;
 
 use hookline_dispatch::tiers::{Tiers, TiersConfig};
-use hookline_dispatch::{Dispatch, DispatchConfig};
+use hookline_dispatch::{Dispatch, DispatchConfig, WayOut};
 use hookline_fanout::{Fanout, FanoutConfig};
 
 use crate::api::Api;
 use crate::cli::Role;
-use crate::engine::{System, WayOut, worker_name};
+use crate::engine::{self, System, worker_name};
 use crate::lag::{self, Lag};
 use crate::output::Exit;
 use crate::process::Process;
@@ -53,7 +53,7 @@ pub(crate) fn start(process: &mut Process, system: &System, roles: &[Role]) -> R
         process.metrics.own(),
     )
     .map_err(|error| Exit::from_error(&error))?;
-    let way = WayOut::new(&system.config, &system.clock)?;
+    let way = engine::way_out(&system.config, &system.clock)?;
     for role in roles {
         match role {
             // events × registry → deliveries: one record for all webhooks of a partition.
@@ -123,13 +123,13 @@ fn dispatch(process: &Process, system: &System, way: &WayOut) -> Start {
         Box::pin(async move {
             let mut config = DispatchConfig::new(&system.config.journal.prefix, &worker_name());
             config.max_in_flight = system.config.outgoing.max_in_flight;
+            config.max_per_destination = system.config.outgoing.max_per_destination;
             config.session_timeout = system.config.session_timeout();
             let stage = Dispatch::new(
                 config,
                 system.journal(),
                 system.registry,
-                way.client,
-                way.urls,
+                way,
                 system.clock,
                 &metrics,
             )?;

@@ -64,9 +64,16 @@ pub(crate) fn webhook(entry: &WebhookEntry, now: Millis) -> Value {
     shown["created_at"] = entry.created_at.to_rfc3339().into();
     shown["state_reason"] = entry.state_reason.clone().into();
     shown["state_at"] = entry.state_at.to_rfc3339().into();
-    let secrets = entry.secrets(now).map(|(created_at, expires_at)| {
-        let expires_at = expires_at.map(Millis::to_rfc3339);
-        json!({"created_at": created_at.to_rfc3339(), "expires_at": expires_at})
+    let secrets = entry.secrets(now).map(|secret| {
+        let expires_at = secret.expires_at.map(Millis::to_rfc3339);
+        let mut shown = json!({
+            "created_at": secret.created_at.to_rfc3339(),
+            "expires_at": expires_at,
+        });
+        if let Some(key) = secret.public_key {
+            shown["public_key"] = key.into();
+        }
+        shown
     });
     shown["secrets"] = secrets.collect();
     shown

@@ -4,15 +4,18 @@ use std::time::Duration;
 
 use hookline_tests::api::Api;
 use hookline_tests::program::{Engine, Program, Site};
-use hookline_tests::receiver::{Received, Receiver};
+use hookline_tests::receiver::{CLIENT_CERTIFICATE, Received, Receiver};
 use hookline_tests::wait::at_least;
 use serde_json::{Value, json};
 
 use super::{shop, webhook};
 use crate::promises::event;
+use crate::tls;
 
 both_engines!(
     requests_carry_the_credentials_of_their_connector,
+    a_token_is_had_once_shared_and_dropped_when_it_is_refused,
+    each_webhook_shows_its_own_certificate,
     a_connector_is_kept_while_it_is_used_and_its_secret_is_shown_to_nobody,
     connectors_are_applied_with_the_webhooks_that_use_them,
 );
@@ -103,6 +106,138 @@ async fn requests_carry_the_credentials_of_their_connector(engine: Engine) {
     assert!(program.stop().await.success());
 }
 
+async fn a_token_is_had_once_shared_and_dropped_when_it_is_refused(engine: Engine) {
+    let site = Site::new(engine).await;
+    let program = site.start().await;
+    let admin = shop(&site, &program).await;
+    let receiver = Receiver::start().await;
+    let mut login = json!({
+        "name": "login", "type": "oauth2", "token_url": receiver.url("/token/login"),
+        "client_id": "hookline", "client_secret": HUSH, "scopes": "send read",
+    });
+    let made = admin.send("POST", CONNECTORS, &login).await.expect(201);
+    assert!(!made.to_string().contains(HUSH), "{made}");
+    assert_eq!(made["scopes"], json!(["send", "read"]));
+    for name in ["a", "b"] {
+        let mut document = webhook(name, &receiver.url(&format!("/ok/{name}")));
+        document["connector"] = "login".into();
+        document["retry"] = json!({"schedule": {"list": ["100ms", "100ms", "1s"]}});
+        drop(admin.send("POST", WEBHOOKS, &document).await.expect(201));
+    }
+    let lines: Vec<_> = (0..50)
+        .map(|n| event("order.paid", &format!("many-{n}"), "{}"))
+        .collect();
+    site.publish(&lines).await;
+    for path in ["/ok/a", "/ok/b"] {
+        at_least(path, 50, WITHIN, || receiver.count(path)).await;
+    }
+    let tokens = receiver.at("/token/");
+    assert_eq!(tokens.len(), 1, "one request for all of them");
+    // base64 of `hookline:hush`
+    let basic = tokens[0].header("authorization");
+    assert_eq!(basic, Some("Basic aG9va2xpbmU6aHVzaA=="));
+    assert_eq!(
+        tokens[0].body,
+        "grant_type=client_credentials&scope=send+read"
+    );
+    for request in receiver.at("/ok/") {
+        assert_eq!(request.header("authorization"), Some("Bearer token-1"));
+    }
+
+    // An endpoint that takes the token no more: that attempt has failed, and the next one has another token.
+    let url = json!({"url": receiver.url("/with-token/2/a")});
+    let one = format!("{WEBHOOKS}/a");
+    drop(admin.send("PATCH", &one, &url).await.expect(200));
+    let tail = site.tail();
+    site.publish(&[event("order.paid", "refused", "{}")]).await;
+    at_least("attempts", 2, WITHIN, || receiver.count("/with-token/")).await;
+    let answers: Vec<_> = receiver
+        .at("/with-token/")
+        .iter()
+        .map(|r| r.answered)
+        .collect();
+    assert_eq!(answers, [401, 200]);
+    at_least("delivered", 1, WITHIN, || {
+        let outcomes = tail.outcomes("a");
+        outcomes.iter().filter(|o| *o == "delivered").count()
+    })
+    .await;
+
+    // A token server that refuses: the attempt fails and says why, and nothing reaches the endpoint.
+    receiver.answer("/token/", 403);
+    login["client_secret"] = "hush too".into();
+    let path = format!("{CONNECTORS}/login");
+    drop(admin.send("PUT", &path, &login).await.expect(200));
+    let before = receiver.count("/ok/b");
+    let tested = admin
+        .send("POST", &format!("{WEBHOOKS}/b:test"), &json!({}))
+        .await
+        .expect(200);
+    assert_eq!(tested["error_class"], "auth_failed", "{tested}");
+    assert_eq!(
+        tested["error_detail"],
+        "connector login: the token server answered with 403"
+    );
+    assert_eq!(receiver.count("/ok/b"), before);
+    // The guard judges where tokens are had as it does where events go.
+    let metadata = json!({"token_url": "http://169.254.169.254/token"});
+    let refused = admin.send("PATCH", &path, &metadata).await;
+    assert_eq!((refused.status, refused.fields()), (422, vec!["token_url"]));
+    assert!(!program.log().contains(HUSH), "the log tells a secret");
+    assert!(program.stop().await.success());
+}
+
+async fn each_webhook_shows_its_own_certificate(engine: Engine) {
+    let site = Site::new(engine).await;
+    let program = site.start().await;
+    let admin = shop(&site, &program).await;
+    let authority = tls::Authority::new();
+    let receiver = Receiver::start_tls(authority.server("127.0.0.1")).await;
+    for name in ["a", "b"] {
+        let (certificate, key) = authority.client(name);
+        let connector = json!({
+            "name": name, "type": "mtls", "certificate": certificate, "private_key": key,
+        });
+        let made = admin.send("POST", CONNECTORS, &connector).await.expect(201);
+        assert_eq!(made["certificate"], certificate);
+        assert_eq!(made.get("private_key"), None);
+        let mut document = webhook(name, &receiver.url(&format!("/ok/{name}")));
+        document["connector"] = name.into();
+        document["trusted_ca"] = authority.pem().into();
+        drop(admin.send("POST", WEBHOOKS, &document).await.expect(201));
+        let other = json!({"private_key": authority.client(name).1});
+        let wrong = admin
+            .send("PATCH", &format!("{CONNECTORS}/{name}"), &other)
+            .await;
+        assert_eq!((wrong.status, wrong.fields()), (422, vec!["private_key"]));
+    }
+    let lines: Vec<_> = (0..20)
+        .map(|n| event("order.paid", &format!("tls-{n}"), "{}"))
+        .collect();
+    site.publish(&lines).await;
+    for name in ["a", "b"] {
+        let path = format!("/ok/{name}");
+        at_least(&path, 20, WITHIN, || receiver.count(&path)).await;
+        let connector = admin.get(&format!("{CONNECTORS}/{name}")).await;
+        let pem = connector["certificate"].as_str().expect("text");
+        let body: String = pem.lines().filter(|l| !l.starts_with('-')).collect();
+        for request in receiver.at(&path) {
+            assert_eq!(request.header(CLIENT_CERTIFICATE), Some(&*body));
+        }
+    }
+    // Without the certificate, or without the authority, the way is closed, and says why.
+    for (change, class) in [
+        (json!({"connector": "none"}), "tls_client_cert_required"),
+        (json!({"trusted_ca": "none"}), "tls_unknown_ca"),
+    ] {
+        let one = format!("{WEBHOOKS}/a");
+        drop(admin.send("PATCH", &one, &change).await.expect(200));
+        let tested = admin.send("POST", &format!("{one}:test"), &json!({})).await;
+        assert_eq!(tested.expect(200)["error_class"], class);
+    }
+    assert!(program.stop().await.success());
+}
+
 async fn a_connector_is_kept_while_it_is_used_and_its_secret_is_shown_to_nobody(engine: Engine) {
     let site = Site::new(engine).await;
     let program = site.start().await;
@@ -165,7 +300,8 @@ async fn a_connector_is_kept_while_it_is_used_and_its_secret_is_shown_to_nobody(
 async fn refusals(admin: &Api) {
     for (wrong, fields) in [
         (json!({"name": "x"}), vec!["type"]),
-        (json!({"name": "x", "type": "mtls"}), vec!["type"]),
+        (json!({"name": "x", "type": "password"}), vec!["type"]),
+        (json!({"name": "x", "type": "mtls"}), vec!["certificate"]),
         (json!({"name": "x", "type": "bearer"}), vec!["token"]),
         (
             json!({"name": "X", "type": "basic", "token": "hush"}),

@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt};
 use hookline_model::outcome::ErrorClass;
-use rustls_pki_types::{CertificateDer, ServerName};
+use rustls_pki_types::ServerName;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 
-use super::ClientError;
 use super::classify::{self, Failure};
 use super::exchange::{Connection, Phase, Phases};
 use super::io::Stream;
+use super::proxy::EgressProxy;
 use super::resolve::Resolver;
 use crate::guard::{Host, Target, UrlPolicy};
 
@@ -31,40 +31,15 @@ const ADDRESSES_MAX: usize = 16;
 pub(crate) struct Connector {
     policy: UrlPolicy,
     resolver: Resolver,
-    tls: TlsConnector,
-}
-
-/// TLS 1.2 and 1.3, always verified, against the public authorities and the extra ones.
-pub(crate) fn tls_settings(
-    extra_roots: &[CertificateDer<'static>],
-) -> Result<Arc<rustls::ClientConfig>, ClientError> {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-    for (index, root) in extra_roots.iter().enumerate() {
-        roots
-            .add(root.clone())
-            .map_err(|source| ClientError::Root { index, source })?;
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(ClientError::Tls)?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
+    proxy: Option<EgressProxy>,
 }
 
 impl Connector {
-    pub(crate) fn new(
-        policy: UrlPolicy,
-        resolver: Resolver,
-        tls: Arc<rustls::ClientConfig>,
-    ) -> Self {
+    pub(crate) fn new(policy: UrlPolicy, resolver: Resolver, proxy: Option<EgressProxy>) -> Self {
         Self {
             policy,
             resolver,
-            tls: TlsConnector::from(tls),
+            proxy,
         }
     }
 
@@ -72,19 +47,37 @@ impl Connector {
     pub(crate) async fn connect(
         &self,
         target: &Target,
+        tls: &Arc<rustls::ClientConfig>,
         phases: &mut Phases,
     ) -> Result<Box<Connection>, Failure> {
-        phases.enter(Phase::Resolving);
-        let addresses = self.vetted(target.host()).await?;
-        phases.enter(Phase::Connecting);
-        let tcp = first_connected(&addresses, target.port()).await?;
+        let tcp = self.tcp(target, phases).await?;
         let stream = if target.is_https() {
             phases.enter(Phase::Handshake);
-            self.encrypt(tcp, target.host()).await?
+            encrypt(tcp, target.host(), tls).await?
         } else {
             Stream::Plain(tcp)
         };
         Connection::open(stream).await
+    }
+
+    async fn tcp(&self, target: &Target, phases: &mut Phases) -> Result<TcpStream, Failure> {
+        if let (Some(proxy), Host::Name(name)) = (&self.proxy, target.host())
+            && proxy.enforces_policy()
+        {
+            phases.enter(Phase::Connecting);
+            return proxy.open(&format!("{name}:{}", target.port())).await;
+        }
+        phases.enter(Phase::Resolving);
+        let addresses = self.vetted(target.host()).await?;
+        phases.enter(Phase::Connecting);
+        match &self.proxy {
+            None => first_connected(&addresses, target.port()).await,
+            Some(proxy) => {
+                let all = addresses.iter();
+                let all: Vec<_> = all.map(|a| SocketAddr::new(*a, target.port())).collect();
+                proxy.first_opened(&all).await
+            }
+        }
     }
 
     /// The addresses behind a host, all of them allowed; else the whole host is blocked.
@@ -108,28 +101,37 @@ impl Connector {
         }
         Ok(found.into_iter().take(ADDRESSES_MAX).collect())
     }
+}
 
-    async fn encrypt(&self, tcp: TcpStream, host: &Host) -> Result<Stream, Failure> {
-        let name = match host {
-            // No name is sent for an address; the certificate must hold the address.
-            Host::Address(address) => Ok(ServerName::IpAddress((*address).into())),
-            Host::Localhost => ServerName::try_from("localhost"),
-            Host::Name(name) => ServerName::try_from(name.clone()),
-        };
-        let name = name.map_err(|_| {
-            Failure::new(
-                ErrorClass::TlsNameMismatch,
-                "no certificate can be valid for this host name",
-            )
-        })?;
-        match tokio::time::timeout(HANDSHAKE_BUDGET, self.tls.connect(name, tcp)).await {
-            Err(_) => Err(Failure::new(
-                ErrorClass::TlsHandshakeTimeout,
-                "TLS was not negotiated within 5 s",
-            )),
-            Ok(Err(error)) => Err(classify::of_io(&error, "while TLS was negotiated")),
-            Ok(Ok(stream)) => Ok(Stream::Tls(Box::new(stream))),
-        }
+async fn encrypt(
+    tcp: TcpStream,
+    host: &Host,
+    tls: &Arc<rustls::ClientConfig>,
+) -> Result<Stream, Failure> {
+    let name = match host {
+        // No name is sent for an address; the certificate must hold the address.
+        Host::Address(address) => Ok(ServerName::IpAddress((*address).into())),
+        Host::Localhost => ServerName::try_from("localhost"),
+        Host::Name(name) => ServerName::try_from(name.clone()),
+    };
+    let name = name.map_err(|_| {
+        Failure::new(
+            ErrorClass::TlsNameMismatch,
+            "no certificate can be valid for this host name",
+        )
+    })?;
+    match tokio::time::timeout(
+        HANDSHAKE_BUDGET,
+        TlsConnector::from(Arc::clone(tls)).connect(name, tcp),
+    )
+    .await
+    {
+        Err(_) => Err(Failure::new(
+            ErrorClass::TlsHandshakeTimeout,
+            "TLS was not negotiated within 5 s",
+        )),
+        Ok(Err(error)) => Err(classify::of_io(&error, "while TLS was negotiated")),
+        Ok(Ok(stream)) => Ok(Stream::Tls(Box::new(stream))),
     }
 }
 

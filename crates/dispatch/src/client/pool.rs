@@ -1,4 +1,4 @@
-//! Idle connections, by scheme, host and port. Bounded in number, in time without use, and in age.
+//! Idle connections, by scheme, host, port, and what an endpoint has of its own in TLS. Bounded in number, in time without use, and in age.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};

@@ -2,6 +2,7 @@
 
 mod answers;
 mod places;
+mod proxied;
 mod server;
 mod tls;
 
@@ -62,6 +63,7 @@ fn request(url: &str) -> OutgoingRequest {
         headers: http::HeaderMap::new(),
         body: Bytes::from_static(b"hello"),
         deadline: Duration::from_secs(5),
+        tls: crate::transport::TlsOwn::default(),
     }
 }
 

@@ -10,7 +10,7 @@ use hookline_model::wire;
 use hookline_registry::ConnectorEntry;
 use http::{HeaderName, HeaderValue, Method};
 
-use super::{Outside, Tried, draft};
+use super::{Outside, Tried};
 use crate::request::{Draft, Unbuilt, invalid};
 use crate::transport::{Exchange, OutgoingRequest};
 
@@ -59,15 +59,14 @@ impl Findings {
 impl Outside {
     /// Tries the endpoint as the webhook asks for it; `None` where it asks for nothing.
     pub async fn verify(&self, webhook: &Webhook, asked: Asked<'_>) -> Option<Findings> {
-        let draft = draft(webhook, asked, self.clock.now());
         let kind = webhook.verification;
         let tried = match kind {
             Verification::None => return None,
             Verification::Test => self.test(webhook, asked).await,
-            Verification::Head => self.probe(&draft, Method::HEAD, none()).await,
-            Verification::Get => self.probe(&draft, Method::GET, none()).await,
-            Verification::Challenge => self.probe(&draft, Method::POST, challenge(&draft)).await,
-            Verification::Handshake => self.handshake(&draft).await,
+            Verification::Head => self.probe(webhook, asked, Method::HEAD).await,
+            Verification::Get => self.probe(webhook, asked, Method::GET).await,
+            Verification::Challenge => self.challenge(webhook, asked).await,
+            Verification::Handshake => self.handshake(webhook, asked).await,
         };
         let verdict = match kind {
             Verification::None => Ok(None),
@@ -88,9 +87,31 @@ impl Outside {
         })
     }
 
-    async fn probe(&self, draft: &Draft<'_>, method: Method, body: Body) -> Tried {
-        let built = self.plain(draft, method, body);
-        self.send(built, &draft.settings.url).await
+    async fn probe(&self, webhook: &Webhook, asked: Asked<'_>, method: Method) -> Tried {
+        self.send(webhook, asked, |draft| self.plain(draft, method, none()))
+            .await
+    }
+
+    async fn challenge(&self, webhook: &Webhook, asked: Asked<'_>) -> Tried {
+        self.send(webhook, asked, |draft| {
+            self.plain(draft, Method::POST, challenge(draft))
+        })
+        .await
+    }
+
+    async fn handshake(&self, webhook: &Webhook, asked: Asked<'_>) -> Tried {
+        self.send(webhook, asked, |draft| {
+            let mut request = self.plain(draft, Method::OPTIONS, none())?;
+            let origin = HeaderValue::from_str(&self.origin)
+                .map_err(|_| invalid("the origin cannot be sent as a header".into()))?;
+            request.headers.insert(REQUEST_ORIGIN, origin);
+            if let Some(rate) = draft.settings.rate_limit {
+                let a_minute = HeaderValue::from(per_minute(rate));
+                request.headers.insert(REQUEST_RATE, a_minute);
+            }
+            Ok(request)
+        })
+        .await
     }
 
     fn plain(
@@ -99,25 +120,9 @@ impl Outside {
         method: Method,
         body: Body,
     ) -> Result<OutgoingRequest, Unbuilt> {
-        let target = draft.target(&self.urls)?;
+        let target = draft.target(self.way.urls())?;
         let (request, _) = draft.with_body(target, method, body)?;
         Ok(request)
-    }
-
-    async fn handshake(&self, draft: &Draft<'_>) -> Tried {
-        let built = self
-            .plain(draft, Method::OPTIONS, none())
-            .and_then(|mut request| {
-                let origin = HeaderValue::from_str(&self.origin)
-                    .map_err(|_| invalid("the origin cannot be sent as a header".into()))?;
-                request.headers.insert(REQUEST_ORIGIN, origin);
-                if let Some(rate) = draft.settings.rate_limit {
-                    let a_minute = HeaderValue::from(per_minute(rate));
-                    request.headers.insert(REQUEST_RATE, a_minute);
-                }
-                Ok(request)
-            });
-        self.send(built, &draft.settings.url).await
     }
 }
 

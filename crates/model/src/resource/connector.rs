@@ -1,28 +1,65 @@
 //! A connector's document: credentials that webhooks use by name. The one secret of each is kept apart from what may be shown.
 
+use std::sync::Arc;
+
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Map, Value, json};
 
 use super::reader::{At, Object, Reader, hint};
+use super::webhook::read_url;
 use super::{FieldError, check_header};
 use crate::ids::Slug;
 
-const KEYS: [&str; 10] = [
-    "kind", "project", "name", "type", "username", "password", "token", "header", "query", "key",
+const KEYS: [&str; 18] = [
+    "kind",
+    "project",
+    "name",
+    "type",
+    "username",
+    "password",
+    "token",
+    "header",
+    "query",
+    "key",
+    "token_url",
+    "client_id",
+    "client_secret",
+    "client_auth",
+    "scopes",
+    "audience",
+    "certificate",
+    "private_key",
 ];
 /// The types, and which of the keys above each has beside the first four.
-const TYPES: [(&str, &[&str]); 3] = [
+const TYPES: [(&str, &[&str]); 5] = [
     ("basic", &["username", "password"]),
     ("bearer", &["token"]),
     ("api-key", &["header", "query", "key"]),
+    (
+        "oauth2",
+        &[
+            "token_url",
+            "client_id",
+            "client_secret",
+            "client_auth",
+            "scopes",
+            "audience",
+        ],
+    ),
+    ("mtls", &["certificate", "private_key"]),
 ];
 /// What a webhook without a connector says.
 const NONE: &str = "none";
-/// Types that come later.
-const LATER: [&str; 2] = ["oauth2", "mtls"];
 
 const USERNAME_BYTES_MAX: usize = 256;
 const SECRET_BYTES_MAX: usize = 4096;
+const SCOPES_MAX: usize = 64;
+/// Of a chain of certificates, as text.
+const CHAIN_BYTES_MAX: usize = 32 * 1024;
+/// Of a private key, as text: the largest RSA keys in use have half of that.
+const PRIVATE_KEY_BYTES_MAX: usize = 16 * 1024;
 
 /// A secret in the clear, on its way to where it is sealed. It shows itself to nobody.
 #[derive(Clone)]
@@ -63,6 +100,39 @@ pub enum KeyPlace {
     Query(String),
 }
 
+/// Where an OAuth2 client says who it is (RFC 6749, section 2.3.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// In the header `Authorization`, as every server must understand it.
+    Basic,
+    /// In the body, for servers that want it there.
+    Body,
+}
+
+impl ClientAuth {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Basic => "basic",
+            Self::Body => "body",
+        }
+    }
+}
+
+/// A client of an OAuth2 server, by client credentials (RFC 6749, section 4.4).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OAuth2 {
+    /// Where tokens are had; the address guard judges it as it does a webhook's URL.
+    pub token_url: String,
+    /// Who asks.
+    pub client_id: String,
+    /// How it says so.
+    pub client_auth: ClientAuth,
+    /// What is asked for; may be empty.
+    pub scopes: Vec<String>,
+    /// For whom the token is to be, where the server wants to know.
+    pub audience: Option<String>,
+}
+
 /// The type of a connector, with everything of it that is no secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ConnectorType {
@@ -75,6 +145,13 @@ pub enum ConnectorType {
     Bearer,
     /// A key in a header or in the URL; the secret is the key.
     ApiKey(KeyPlace),
+    /// A token from an OAuth2 server; the secret is the client's.
+    OAuth2(Box<OAuth2>),
+    /// A client certificate in TLS; the secret is its private key (PEM).
+    Mtls {
+        /// The certificate, and those that lead to its authority (PEM).
+        certificate: Arc<str>,
+    },
 }
 
 impl ConnectorType {
@@ -85,6 +162,8 @@ impl ConnectorType {
             Self::Basic { .. } => "basic",
             Self::Bearer => "bearer",
             Self::ApiKey(_) => "api-key",
+            Self::OAuth2(_) => "oauth2",
+            Self::Mtls { .. } => "mtls",
         }
     }
 
@@ -95,6 +174,17 @@ impl ConnectorType {
             Self::Basic { .. } => "password",
             Self::Bearer => "token",
             Self::ApiKey(_) => "key",
+            Self::OAuth2(_) => "client_secret",
+            Self::Mtls { .. } => "private_key",
+        }
+    }
+
+    /// Whether a secret of this connector would be one of `other` as well. A private key belongs to its certificate; else the type decides.
+    #[must_use]
+    pub fn shares_secret(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Mtls { certificate }, Self::Mtls { certificate: other }) => certificate == other,
+            _ => std::mem::discriminant(self) == std::mem::discriminant(other),
         }
     }
 }
@@ -130,6 +220,18 @@ impl ConnectorSpec {
             }
             ConnectorType::ApiKey(KeyPlace::Query(name)) => {
                 document["query"] = name.as_str().into();
+            }
+            ConnectorType::OAuth2(client) => {
+                document["token_url"] = client.token_url.as_str().into();
+                document["client_id"] = client.client_id.as_str().into();
+                document["client_auth"] = client.client_auth.as_str().into();
+                document["scopes"] = client.scopes.clone().into();
+                if let Some(audience) = &client.audience {
+                    document["audience"] = audience.as_str().into();
+                }
+            }
+            ConnectorType::Mtls { certificate } => {
+                document["certificate"] = (**certificate).into();
             }
         }
         document
@@ -177,12 +279,6 @@ fn read_type(reader: &mut Reader, object: &Object<'_>) -> Option<ConnectorType> 
     let at = reader.required(object, "type")?;
     let word = reader.text(&at)?;
     let known: Vec<_> = TYPES.iter().map(|(word, _)| *word).collect();
-    if LATER.contains(&word) {
-        let works = known.join(", ");
-        let message = format!("`{word}` is not supported yet; what works is {works}");
-        reader.error(&at.path, message);
-        return None;
-    }
     let Some((word, own)) = TYPES.iter().find(|(known, _)| *known == word) else {
         let shown: String = word.chars().filter(|c| !c.is_control()).take(64).collect();
         reader.error(
@@ -208,8 +304,92 @@ fn read_type(reader: &mut Reader, object: &Object<'_>) -> Option<ConnectorType> 
             Some(ConnectorType::Basic { username })
         }
         "bearer" => Some(ConnectorType::Bearer),
+        "oauth2" => read_client(reader, object).map(ConnectorType::OAuth2),
+        "mtls" => {
+            let at = reader.required(object, "certificate")?;
+            let text = reader.text(&at)?;
+            let certificate = reader.taken(&at, certificates(text))?;
+            Some(ConnectorType::Mtls { certificate })
+        }
         _ => read_place(reader, object).map(ConnectorType::ApiKey),
     }
+}
+
+fn read_client(reader: &mut Reader, object: &Object<'_>) -> Option<Box<OAuth2>> {
+    let token_url = reader
+        .required(object, "token_url")
+        .and_then(|at| read_url(reader, &at));
+    let client_id = reader.required(object, "client_id").and_then(|at| {
+        let id = reader.prose(&at, USERNAME_BYTES_MAX, false)?;
+        if id.is_empty() {
+            reader.error(&at.path, "must not be empty");
+            return None;
+        }
+        Some(id)
+    });
+    let client_auth = match object.get("client_auth") {
+        None => Some(ClientAuth::Basic),
+        Some(at) if at.is_word("basic") => Some(ClientAuth::Basic),
+        Some(at) if at.is_word("body") => Some(ClientAuth::Body),
+        Some(at) => {
+            let message =
+                "must be `basic` (the header Authorization) or `body` (client_secret in the body)";
+            reader.error(&at.path, message);
+            None
+        }
+    };
+    let scopes = object
+        .get("scopes")
+        .map_or(Some(Vec::new()), |at| read_scopes(reader, &at));
+    let audience = object.get("audience").map_or(Some(None), |at| {
+        reader.prose(&at, USERNAME_BYTES_MAX, false).map(Some)
+    });
+    Some(Box::new(OAuth2 {
+        token_url: token_url?,
+        client_id: client_id?,
+        client_auth: client_auth?,
+        scopes: scopes?,
+        audience: audience?,
+    }))
+}
+
+/// A list, or one text in which they stand apart, as in the request (RFC 6749, section 3.3).
+fn read_scopes(reader: &mut Reader, at: &At<'_>) -> Option<Vec<String>> {
+    let scopes: Vec<String> = match at.value {
+        Value::String(text) => text.split_ascii_whitespace().map(str::to_owned).collect(),
+        _ => reader.list(at, |reader, at| reader.text(at).map(str::to_owned))?,
+    };
+    let fits = |b: u8| b.is_ascii_graphic() && b != b'"' && b != b'\\';
+    let good = |scope: &String| !scope.is_empty() && scope.len() <= 256 && scope.bytes().all(fits);
+    if scopes.len() > SCOPES_MAX || !scopes.iter().all(good) {
+        let message = format!(
+            "must be at most {SCOPES_MAX} words of printable ASCII without blanks, quotes and backslashes"
+        );
+        reader.error(&at.path, message);
+        return None;
+    }
+    Some(scopes)
+}
+
+/// Certificates as PEM, cleaned of everything around them.
+pub(super) fn certificates(text: &str) -> Result<Arc<str>, String> {
+    if text.len() > CHAIN_BYTES_MAX {
+        return Err(format!("must have at most {CHAIN_BYTES_MAX} bytes"));
+    }
+    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
+    match read {
+        Ok(found) if !found.is_empty() => {}
+        _ => {
+            return Err(
+                "must be one or more certificates in PEM (-----BEGIN CERTIFICATE-----)".into(),
+            );
+        }
+    }
+    // A private key that was pasted along would be stored and shown.
+    if text.contains("PRIVATE KEY") {
+        return Err("must hold certificates alone; the private key has a place of its own".into());
+    }
+    Ok(format!("{}\n", text.trim()).into())
 }
 
 fn read_place(reader: &mut Reader, object: &Object<'_>) -> Option<KeyPlace> {
@@ -264,6 +444,13 @@ fn read_secret(
 }
 
 fn check_secret(of: &ConnectorType, text: &str) -> Result<(), String> {
+    if let ConnectorType::Mtls { .. } = of {
+        let found = text.len() <= PRIVATE_KEY_BYTES_MAX
+            && PrivateKeyDer::from_pem_slice(text.as_bytes()).is_ok();
+        let message =
+            "must be a private key in PEM, without a passphrase (-----BEGIN PRIVATE KEY-----)";
+        return found.then_some(()).ok_or_else(|| message.to_owned());
+    }
     if text.is_empty() || text.len() > SECRET_BYTES_MAX {
         return Err(format!("must have 1 to {SECRET_BYTES_MAX} bytes"));
     }
@@ -275,10 +462,14 @@ fn check_secret(of: &ConnectorType, text: &str) -> Result<(), String> {
         ConnectorType::Bearer if text.bytes().all(|b| b.is_ascii_graphic()) => Ok(()),
         ConnectorType::Bearer => Err("must be printable ASCII without blanks".into()),
         ConnectorType::ApiKey(KeyPlace::Header(name)) => check_header(name, text),
-        ConnectorType::ApiKey(KeyPlace::Query(_)) if text.chars().any(char::is_control) => {
+        ConnectorType::ApiKey(KeyPlace::Query(_)) | ConnectorType::OAuth2(_)
+            if text.chars().any(char::is_control) =>
+        {
             Err("must have no control characters".into())
         }
-        ConnectorType::ApiKey(KeyPlace::Query(_)) => Ok(()),
+        ConnectorType::ApiKey(KeyPlace::Query(_))
+        | ConnectorType::OAuth2(_)
+        | ConnectorType::Mtls { .. } => Ok(()),
     }
 }
 
@@ -311,9 +502,74 @@ mod tests {
         }
     }
 
+    /// Of the form of a certificate and a key; that they are some is for others to say.
+    const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
+    const PRIVATE_KEY: &str = "-----BEGIN PRIVATE KEY-----\nMAA=\n-----END PRIVATE KEY-----\n";
+
+    fn mtls(certificate: &str, key: &str) -> String {
+        let quoted = |text: &str| Value::from(text).to_string();
+        format!(
+            "type: mtls\ncertificate: {}\nprivate_key: {}",
+            quoted(certificate),
+            quoted(key)
+        )
+    }
+
+    #[test]
+    fn certificates_and_keys_are_told_apart() {
+        let (good, other) = (mtls(CERTIFICATE, PRIVATE_KEY), CERTIFICATE.repeat(2));
+        let spec = read_yaml(&good).expect("valid");
+        let chain = read_yaml(&mtls(&other, PRIVATE_KEY)).expect("valid");
+        assert!(spec.of.shares_secret(&spec.of));
+        assert!(!spec.of.shares_secret(&chain.of), "the key goes with it");
+        for (certificate, key, field) in [
+            (PRIVATE_KEY, PRIVATE_KEY, "certificate"),
+            (CERTIFICATE, CERTIFICATE, "private_key"),
+            (
+                &format!("{CERTIFICATE}{PRIVATE_KEY}"),
+                PRIVATE_KEY,
+                "certificate",
+            ),
+        ] {
+            let errors = read_yaml(&mtls(certificate, key)).expect_err(field);
+            assert_eq!(errors.len(), 1, "{errors:?}");
+            assert!(
+                errors[0].starts_with(&format!("{field}: must ")),
+                "{errors:?}"
+            );
+            assert!(!errors[0].contains("MAA="));
+        }
+    }
+
+    #[test]
+    fn scopes_are_a_list_or_one_text() {
+        for scopes in ["[a, b.c]", "a b.c"] {
+            let fields = format!(
+                "type: oauth2\ntoken_url: https://login.example.com/token\nclient_id: hookline\nscopes: {scopes}"
+            );
+            let spec = read_yaml(&fields).expect("valid");
+            let ConnectorType::OAuth2(client) = &spec.of else {
+                panic!("{spec:?}")
+            };
+            assert_eq!(client.scopes, ["a", "b.c"]);
+        }
+    }
+
     #[test]
     fn each_type_is_read_and_shown_without_its_secret() {
+        let certificate = mtls(CERTIFICATE, PRIVATE_KEY);
         for (fields, of, shown) in [
+            (
+                "type: oauth2\ntoken_url: https://login.example.com/token\nclient_id: hookline\nclient_secret: s3cr3t",
+                "oauth2",
+                "client_auth",
+            ),
+            (
+                "type: oauth2\ntoken_url: https://login.example.com/token\nclient_id: hookline\nclient_secret: s3cr3t\nclient_auth: body\nscopes: [a]\naudience: https://crm.example.com/",
+                "oauth2",
+                "audience",
+            ),
+            (&certificate, "mtls", "certificate"),
             (
                 "type: basic\nusername: hookline\npassword: \"päss: wörd\"",
                 "basic",
@@ -352,8 +608,26 @@ mod tests {
         for (fields, expected) in [
             ("", vec!["type: is required"]),
             (
-                "type: oauth2",
-                vec!["type: `oauth2` is not supported yet; what works is basic, bearer, api-key"],
+                "type: oauth2\nclient_auth: hush\nscopes: [\"a b\"]\nclient_secret: hush",
+                vec![
+                    "token_url: is required",
+                    "client_id: is required",
+                    "client_auth: must be `basic` (the header Authorization) or `body` (client_secret in the body)",
+                    "scopes: must be at most 64 words of printable ASCII without blanks, quotes and backslashes",
+                ],
+            ),
+            (
+                "type: oauth2\ntoken_url: ftp://example.com/\nclient_id: \"\"",
+                vec![
+                    "token_url: must begin with https://",
+                    "client_id: must not be empty",
+                ],
+            ),
+            (
+                "type: mtls\ncertificate: hush",
+                vec![
+                    "certificate: must be one or more certificates in PEM (-----BEGIN CERTIFICATE-----)",
+                ],
             ),
             (
                 "type: baisc",

@@ -1,6 +1,52 @@
 //! Which headers a webhook may set for itself.
 
+use std::collections::BTreeMap;
+
+use serde::{Serialize, Serializer};
+
 use crate::limits::{HEADER_VALUE_BYTES, HEADERS_BYTES, HEADERS_MAX};
+
+/// A webhook's own headers, by name, each once. There are few or none, and as many webhooks as there may be: so they are packed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Headers(Box<[(Box<str>, Box<str>)]>);
+
+impl Headers {
+    /// How many.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Names (in lower case) and values, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (&**name, &**value))
+    }
+
+    /// The value of that name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.iter().find(|(n, _)| *n == name).map(|(_, v)| v)
+    }
+}
+
+impl From<BTreeMap<String, String>> for Headers {
+    fn from(map: BTreeMap<String, String>) -> Self {
+        let boxed = |(name, value): (String, String)| (name.into(), value.into());
+        Self(map.into_iter().map(boxed).collect())
+    }
+}
+
+impl Serialize for Headers {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_map(self.iter())
+    }
+}
 
 /// Names that frame the request or the connection, that say who sends it or what it is, or that are ours.
 const FORBIDDEN: [&str; 36] = [

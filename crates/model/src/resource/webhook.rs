@@ -1,21 +1,25 @@
 //! A webhook's document, from words and to words.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
 use super::reader::{At, Object, Reader, hint};
-use super::{FieldError, Method, Ordered, Webhook, WebhookSpec, connector, headers, later, retry};
+use super::{
+    FieldError, Headers, Method, Ordered, Webhook, WebhookSpec, connector, headers, later, retry,
+};
 use crate::body::BodyForm;
 use crate::filter::Filter;
 use crate::ids::Slug;
 use crate::limits::{DEADLINE_MAX, URL_BYTES_MAX};
 use crate::matching::TypePattern;
 use crate::presets::Preset;
+use crate::signature::Scheme;
 use crate::units::format_duration;
 
-const KEYS: [&str; 21] = [
+const KEYS: [&str; 23] = [
     "kind",
     "project",
     "name",
@@ -29,6 +33,8 @@ const KEYS: [&str; 21] = [
     "method",
     "headers",
     "connector",
+    "trusted_ca",
+    "signature",
     "ordered",
     "batch",
     "body",
@@ -62,7 +68,7 @@ pub(super) fn read(document: &Map<String, Value>) -> Result<WebhookSpec, Vec<Fie
 pub(super) fn read_stored(document: &Value) -> Result<Webhook, Vec<FieldError>> {
     match document {
         Value::Object(map) => {
-            // What is stored says nothing of batches, and is not to get those of its preset.
+            // What was stored before batches had a word says nothing of them, and is not to get those of its preset.
             let mut map = map.clone();
             map.entry("batch").or_insert_with(|| "none".into());
             read_by(Reader::new(false), &map)
@@ -106,8 +112,17 @@ fn read_whole(reader: &mut Reader, whole: &Object<'_>, preset: Preset) -> Option
     let method = word(reader, whole, "method");
     let headers = whole
         .get("headers")
-        .map_or(Some(BTreeMap::new()), |at| read_headers(reader, &at));
+        .map_or(Some(Headers::default()), |at| read_headers(reader, &at));
     let connector = connector::read_name(reader, whole.get("connector"));
+    let signature = whole
+        .get("signature")
+        .map_or(Some(Scheme::V1), |at| reader.parsed(&at));
+    let trusted_ca = match whole.get("trusted_ca").filter(|at| !at.is_word("none")) {
+        None => Some(None),
+        Some(at) => reader
+            .text(&at)
+            .and_then(|text| reader.taken(&at, connector::certificates(text)).map(Some)),
+    };
     // What is not a form of today has been refused by name.
     let body = whole
         .get("body")
@@ -136,12 +151,14 @@ fn read_whole(reader: &mut Reader, whole: &Object<'_>, preset: Preset) -> Option
         method: method?,
         headers: headers?,
         connector: connector?,
+        signature: signature?,
+        trusted_ca: trusted_ca?,
         ordered: Ordered::No,
         body: body?,
         deadline: deadline?,
         rate_limit: rate_limit?,
         verification: verification?,
-        retry: policy?,
+        retry: Arc::new(policy?),
     })
 }
 
@@ -161,7 +178,7 @@ where
 }
 
 /// Only what can be said without knowing what the operator allows; the address guard judges the rest.
-fn read_url(reader: &mut Reader, at: &At<'_>) -> Option<String> {
+pub(super) fn read_url(reader: &mut Reader, at: &At<'_>) -> Option<String> {
     let url = reader.text(at)?;
     let problem = if url.len() > URL_BYTES_MAX {
         format!("must have at most {URL_BYTES_MAX} bytes")
@@ -206,7 +223,7 @@ fn read_filter(reader: &mut Reader, whole: &Object<'_>) -> Option<Option<String>
     Some(Some(text.to_owned()))
 }
 
-fn read_headers(reader: &mut Reader, at: &At<'_>) -> Option<BTreeMap<String, String>> {
+fn read_headers(reader: &mut Reader, at: &At<'_>) -> Option<Headers> {
     let Value::Object(map) = at.value else {
         reader.error(
             &at.path,
@@ -236,7 +253,7 @@ fn read_headers(reader: &mut Reader, at: &At<'_>) -> Option<BTreeMap<String, Str
     }
     let pairs = headers.iter().map(|(n, v)| (n.as_str(), v.as_str()));
     reader.taken(at, headers::check_sum(pairs));
-    (reader.errors.len() == before).then_some(headers)
+    (reader.errors.len() == before).then(|| headers.into())
 }
 
 fn read_deadline(reader: &mut Reader, at: &At<'_>) -> Option<Duration> {
@@ -278,11 +295,14 @@ pub(super) fn write(webhook: &Webhook) -> Value {
         "method": webhook.method.as_str(),
         "headers": webhook.headers,
         "connector": webhook.connector.as_ref().map_or("none", Slug::as_str),
+        "signature": webhook.signature.as_str(),
+        "trusted_ca": webhook.trusted_ca.as_deref().unwrap_or("none"),
         "ordered": match webhook.ordered {
             Ordered::No => json!(false),
             Ordered::Webhook => json!("webhook"),
             Ordered::Key => json!("key"),
         },
+        "batch": "none",
         "body": webhook.body.as_str(),
         "success": retry::write_success(&webhook.retry.success),
         "deadline": format_duration(webhook.deadline),

@@ -10,12 +10,12 @@ use hookline_model::resource::{ConnectorSpec, read_connector};
 use hookline_registry::{ConnectorEntry, ConnectorWritten, Snapshot, WriteError};
 use serde_json::{Map, Value};
 
-use super::Problem;
 use super::caller::{Caller, Manage, Read};
 use super::event_types::misplaced;
 use super::projects::{TRIES, busy, merged, strip, taken};
 use super::request::{Condition, Object, Parameters, created, tagged};
-use crate::shown;
+use super::{Api, Problem};
+use crate::{checks, shown};
 
 /// `GET …/connectors`.
 pub(super) async fn list(
@@ -38,7 +38,7 @@ pub(super) async fn create(
     Path(project): Path<String>,
     Object(body): Object,
 ) -> Result<Response, Problem> {
-    let spec = read(body, &project, None)?;
+    let spec = read(&caller.api, body, &project, None)?;
     let written = caller.api.registry.put_connector(&spec, false, Some(0));
     let done = written
         .await
@@ -67,7 +67,7 @@ pub(super) async fn put(
     condition: Condition,
     Object(body): Object,
 ) -> Result<Response, Problem> {
-    let spec = read(body, &project, Some(&name))?;
+    let spec = read(&caller.api, body, &project, Some(&name))?;
     let if_match = match condition {
         Condition::None => None,
         Condition::Version(version) => Some(version),
@@ -94,7 +94,7 @@ pub(super) async fn patch(
         let current = find(&snapshot, &project, &name)?;
         condition.holds(current.version)?;
         let document = merged(current.settings.to_document(), &body);
-        let spec = read(document, &project, Some(&name))?;
+        let spec = read(&caller.api, document, &project, Some(&name))?;
         let if_match = Some(current.version);
         let written = caller.api.registry.put_connector(&spec, false, if_match);
         match written.await {
@@ -133,16 +133,22 @@ fn find<'a>(
 }
 
 fn read(
+    api: &Api,
     mut body: Map<String, Value>,
     project: &str,
     name: Option<&str>,
 ) -> Result<ConnectorSpec, Problem> {
     strip(&mut body);
-    let misplaced = misplaced(&mut body, project, name);
+    let mut errors = misplaced(&mut body, project, name);
     match read_connector(&body) {
-        Ok(spec) if misplaced.is_empty() => Ok(spec),
-        Ok(_) => Err(Problem::invalid(misplaced)),
-        Err(errors) => Err(Problem::invalid([misplaced, errors].concat())),
+        Ok(spec) => {
+            errors.extend(checks::connector(&api.urls, &spec));
+            match errors.is_empty() {
+                true => Ok(spec),
+                false => Err(Problem::invalid(errors)),
+            }
+        }
+        Err(wrong) => Err(Problem::invalid([errors, wrong].concat())),
     }
 }
 

@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::{MethodRouter, get, post};
+use hookline_dispatch::WayOut;
 use hookline_dispatch::guard::UrlPolicy;
 use hookline_model::time::Clock;
 use hookline_registry::{Registry, Snapshot};
@@ -33,7 +34,7 @@ use self::events::Publishing;
 pub(crate) use self::problem::Problem;
 use crate::cli::Role;
 use crate::endpoints::Endpoints;
-use crate::engine::{System, WayOut};
+use crate::engine::System;
 use crate::http::Pages;
 
 /// How long a request waits to see what is current.
@@ -66,7 +67,7 @@ impl Api {
         Self {
             registry: system.registry.clone(),
             clock: Arc::clone(&system.clock),
-            urls: Arc::clone(&way.urls),
+            urls: Arc::clone(way.urls()),
             endpoints: Endpoints::new(&system.config, &system.clock, way),
             publishing: Publishing::new(system),
             roles: roles.iter().copied().collect(),

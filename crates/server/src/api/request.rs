@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Json, http};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use hookline_model::limits::OVERLAP_MAX;
+use hookline_model::limits::{OVERLAP_DEFAULT, OVERLAP_MAX};
 use hookline_model::resource::FieldError;
 use hookline_model::units::parse_duration;
 use serde_json::{Map, Value, json};
@@ -21,8 +21,6 @@ use super::Problem;
 
 /// Bytes of a resource in a request.
 const BODY_BYTES_MAX: usize = 1024 * 1024;
-/// How long an old secret or key goes on beside its successor, unless told otherwise.
-const OVERLAP_DEFAULT: Duration = Duration::from_secs(24 * 3600);
 /// Items of a page, unless told otherwise, and at most.
 const LIMIT_DEFAULT: usize = 50;
 const LIMIT_MAX: usize = 500;

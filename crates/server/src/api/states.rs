@@ -156,7 +156,9 @@ impl Target {
             .await
             .map_err(|error| Problem::unwritten(error, "webhook", &self.name))?;
         let mut body = shown::webhook(&rotated.webhook, self.caller.api.clock.now());
-        body["secret"] = rotated.new_secret.expose_secret().into();
+        if let Some(secret) = &rotated.new_secret {
+            body["secret"] = secret.expose_secret().into();
+        }
         Ok(tagged(StatusCode::OK, rotated.webhook.version, body))
     }
 

@@ -19,7 +19,7 @@ use super::projects::{TRIES, busy, merged, strip, taken};
 use super::request::{Condition, Object, Parameters, created, tagged};
 use super::{Api, Problem};
 use crate::endpoints::Verdict;
-use crate::shown;
+use crate::{checks, shown};
 
 /// `GET …/webhooks`; with `deleted=true` those that can be restored.
 pub(super) async fn list(
@@ -177,10 +177,12 @@ pub(super) fn read(
     }
     let named = |errors: &[FieldError]| errors.iter().any(|error| error.field == "url");
     if let (Some(url), false) = (url, named(&errors))
-        && let Err(refused) = api.urls.check(url)
+        && let Some(refused) = checks::url(&api.urls, "url", url)
     {
-        let message = format!("{} ({})", refused.text, refused.code);
-        errors.push(FieldError::new("url", message));
+        errors.push(refused);
+    }
+    if let Ok(spec) = &read {
+        errors.extend(checks::authorities(&spec.settings));
     }
     match read {
         Ok(spec) if errors.is_empty() => Ok(spec),

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use futures::StreamExt as _;
 use hookline_dispatch::guard::UrlPolicy;
 use hookline_model::resource::{
-    ConnectorSpec, EventTypeSpec, ProjectSpec, Resource, Webhook, WebhookSpec, parse_documents,
+    ConnectorSpec, EventTypeSpec, FieldError, ProjectSpec, Resource, Webhook, WebhookSpec,
+    parse_documents,
 };
 use hookline_model::time::Clock;
 use hookline_registry::{ConnectorEntry, PutWebhook, Registry, WriteError};
@@ -18,9 +19,9 @@ use super::configure;
 use crate::cli::ApplyArgs;
 use crate::clock::SystemClock;
 use crate::endpoints::{Endpoints, Verdict};
-use crate::engine::{Access, System, WayOut};
+use crate::engine::{self, Access, System};
 use crate::output::{Chain, Exit, say, say_json};
-use crate::shown;
+use crate::{checks, shown};
 
 /// The largest file of resources: a hundred thousand webhooks.
 const FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
@@ -34,8 +35,8 @@ const TRIES_AT_ONCE: usize = 16;
 pub(crate) async fn run(args: ApplyArgs) -> Result<(), Exit> {
     let config = configure(&args.config)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let way = WayOut::new(&config, &clock)?;
-    let resources = check(&args, &way.urls)?;
+    let way = engine::way_out(&config, &clock)?;
+    let resources = check(&args, way.urls())?;
     let system = System::open(&config, Access::Command, clock).await?;
     let done = async {
         let endpoints = Endpoints::new(&config, &system.clock, way);
@@ -64,7 +65,7 @@ fn check(args: &ApplyArgs, urls: &UrlPolicy) -> Result<Vec<Resource>, Exit> {
                     errors.extend(
                         parsed
                             .iter()
-                            .filter_map(|resource| refused(resource, urls))
+                            .flat_map(|resource| refused(resource, urls))
                             .map(|error| format!("{name}: {error}")),
                     );
                     resources.extend(parsed);
@@ -103,17 +104,21 @@ fn read(file: &Path) -> std::io::Result<String> {
 }
 
 /// The same judgement as before each attempt.
-fn refused(resource: &Resource, urls: &UrlPolicy) -> Option<String> {
-    let Resource::Webhook(spec) = resource else {
-        return None;
+fn refused(resource: &Resource, urls: &UrlPolicy) -> Vec<String> {
+    let (what, wrong) = match resource {
+        Resource::Webhook(spec) => {
+            let settings = &spec.settings;
+            let what = format!("Webhook {}/{}", settings.project, settings.name);
+            (what, checks::webhook(urls, settings))
+        }
+        Resource::Connector(spec) => {
+            let what = format!("Connector {}/{}", spec.project, spec.name);
+            (what, checks::connector(urls, spec).into_iter().collect())
+        }
+        Resource::Project(_) | Resource::EventType(_) => return Vec::new(),
     };
-    let settings = &spec.settings;
-    urls.check(&settings.url).err().map(|refused| {
-        format!(
-            "Webhook {}/{}: url: {} ({})",
-            settings.project, settings.name, refused.text, refused.code
-        )
-    })
+    let line = |error: &FieldError| format!("{what}: {error}");
+    wrong.iter().map(line).collect()
 }
 
 /// Tries the endpoints of webhooks that ask for it, several at a time, before anything is written. In the order of the resources.
@@ -275,6 +280,11 @@ async fn webhook(
     if let Some(secret) = &done.new_secret {
         line["secret"] = secret.expose_secret().into();
     }
+    if let Some(secret) = done.webhook.secrets(SystemClock.now()).next()
+        && let Some(key) = secret.public_key
+    {
+        line["public_key"] = key.into();
+    }
     if let Some(verdict) = &verdict {
         line["verification_result"] = shown::verdict(&done.webhook.settings, verdict);
     }
@@ -310,6 +320,12 @@ fn show(what: &str, line: &Value) -> Result<(), Exit> {
         let detail = verification["detail"].as_str().unwrap_or_default();
         say(format_args!(
             "saved, but the verification ({kind}) failed: {detail}"
+        ))?;
+    }
+    let key = text("public_key");
+    if !key.is_empty() && line["result"] != "unchanged" {
+        say(format_args!(
+            "public key {key}   (receivers check signatures with it)"
         ))?;
     }
     match text("secret") {

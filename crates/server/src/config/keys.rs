@@ -41,10 +41,14 @@ pub(crate) enum Form {
     Listen,
     /// A file or directory; relative to the directory of the configuration file.
     Path,
+    /// As [`Form::Path`]; an empty text is none.
+    PathOrNone,
     /// Networks in CIDR notation.
     Networks,
     /// `sqlite://FILE` or `postgres://…`.
     StoreUrl,
+    /// `http://HOST:PORT`, perhaps with a password; an empty text is none.
+    ProxyUrl,
     /// A log filter.
     Filter,
 }
@@ -126,7 +130,7 @@ pub(crate) const SECTIONS: [(&str, &str); 9] = [
 ];
 
 /// All keys but the properties of the Kafka client.
-pub(crate) const KEYS: [Key; 15] = [
+pub(crate) const KEYS: [Key; 19] = [
     Key {
         section: "journal",
         name: "engine",
@@ -192,10 +196,38 @@ pub(crate) const KEYS: [Key; 15] = [
     },
     Key {
         section: "outgoing",
+        name: "max_per_destination",
+        form: Form::Number(1, MAX_IN_FLIGHT_MAX),
+        preset: Preset::Number(limits::PER_DESTINATION as u64),
+        about: "Requests to one host and port at the same time, per worker, whatever webhooks and projects they are for: so nobody is flooded by way of many webhooks. What lies in `allow_addresses` by address is not counted.",
+    },
+    Key {
+        section: "outgoing",
         name: "origin",
         form: Form::Host,
         preset: Preset::Text("hookline"),
         about: "The host name that endpoints are asked to allow in the CloudEvents handshake (`WebHook-Request-Origin`).",
+    },
+    Key {
+        section: "outgoing",
+        name: "ca_file",
+        form: Form::PathOrNone,
+        preset: Preset::Text(""),
+        about: "Certificate authorities (PEM) that all endpoints' certificates may be from, beside the public ones: a company's own, say. A single webhook has `trusted_ca`.",
+    },
+    Key {
+        section: "outgoing",
+        name: "proxy",
+        form: Form::ProxyUrl,
+        preset: Preset::Text(""),
+        about: "An egress proxy (HTTP `CONNECT`) that all requests go through, such as `http://proxy.example.com:3128`. Names are still resolved and judged here, and the proxy is asked for the judged address. The proxy variables of the environment are ignored.",
+    },
+    Key {
+        section: "outgoing",
+        name: "proxy_enforces_policy",
+        form: Form::Flag,
+        preset: Preset::Flag(false),
+        about: "Dangerous: the proxy is given host names, resolves them itself, and is trusted to refuse internal addresses.",
     },
     Key {
         section: "dispatch",

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use hookline_dispatch::client::EgressProxy;
 use hookline_journal::JournalError;
 use secrecy::SecretString;
 
@@ -279,7 +280,21 @@ fn config(engine: Engine, values: Values, secrets_key: Option<SecretString>) -> 
             allow_addresses: take!(values, "outgoing.allow_addresses", Networks),
             max_in_flight: usize::try_from(take!(values, "outgoing.max_in_flight", Number))
                 .unwrap_or(1),
+            max_per_destination: usize::try_from(take!(
+                values,
+                "outgoing.max_per_destination",
+                Number
+            ))
+            .unwrap_or(1),
             origin: take!(values, "outgoing.origin", Text),
+            ca_file: Some(take!(values, "outgoing.ca_file", Path))
+                .filter(|file| !file.as_os_str().is_empty()),
+            // It has been read once already, when it was checked.
+            proxy: EgressProxy::parse(
+                &take!(values, "outgoing.proxy", Text),
+                take!(values, "outgoing.proxy_enforces_policy", Flag),
+            )
+            .ok(),
         },
         key_file: take!(values, "secrets.key_file", Path),
         key: secrets_key,

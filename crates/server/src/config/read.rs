@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use hookline_dispatch::client::EgressProxy;
 use hookline_model::units;
 use ipnet::IpNet;
 
@@ -71,8 +72,16 @@ pub(crate) fn check(form: Form, value: &toml::Value, dir: &Path) -> Result<Value
         Form::Host => host(text(value)?),
         Form::Listen => listen(text(value)?),
         Form::Path => path(text(value)?, dir),
+        Form::PathOrNone => match text(value)? {
+            "" => Ok(Value::Path(PathBuf::new())),
+            given => path(given, dir),
+        },
         Form::Networks => networks(value),
         Form::StoreUrl => store_url(text(value)?, dir),
+        Form::ProxyUrl => match text(value)? {
+            "" => Ok(Value::Text(String::new())),
+            url => EgressProxy::parse(url, false).map(|_| Value::Text(url.to_owned())),
+        },
         Form::Filter => filter(text(value)?),
     }
 }

@@ -79,7 +79,9 @@ fn quoted(text: &str) -> String {
 
 fn written(key: &Key, value: &Value) -> String {
     match value {
-        Value::Text(url) if key.form == Form::StoreUrl => quoted(&without_password(url)),
+        Value::Text(url) if matches!(key.form, Form::StoreUrl | Form::ProxyUrl) => {
+            quoted(&without_password(url))
+        }
         Value::Text(text) => quoted(text),
         Value::Number(number) => number.to_string(),
         Value::Flag(flag) => flag.to_string(),
@@ -95,6 +97,9 @@ fn written(key: &Key, value: &Value) -> String {
 
 /// A store's URL without what stands between ':' and '@' of its user, and without its query, which may hold a password, too.
 fn without_password(url: &str) -> String {
+    if url.is_empty() {
+        return String::new();
+    }
     let Some((scheme, rest)) = url.split_once("://") else {
         return REDACTED.into();
     };
@@ -185,8 +190,10 @@ fn form(form: Form) -> String {
         Form::Host => "host name".into(),
         Form::Listen => "address and port".into(),
         Form::Path => "path".into(),
+        Form::PathOrNone => "path, or empty".into(),
         Form::Networks => "list of networks".into(),
         Form::StoreUrl => "URL".into(),
+        Form::ProxyUrl => "URL, or empty".into(),
         Form::Filter => "log filter".into(),
     }
 }

@@ -8,8 +8,11 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::AsyncWriteExt;
 use tokio_rustls::TlsAcceptor;
 
+use hookline_model::resource::Secret;
+
 use super::server::{Server, read_request};
 use super::*;
+use crate::transport::Identity;
 
 type Authority = CertifiedIssuer<'static, KeyPair>;
 
@@ -174,6 +177,139 @@ async fn a_server_that_wants_a_client_certificate_is_told_apart() {
         "{}",
         answer.detail
     );
+}
+
+fn client_leaf(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::new(Vec::new()).expect("parameters");
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    params
+        .distinguished_name
+        .push(rcgen::DnType::CommonName, name);
+    params
+}
+
+/// A client's certificate and key, as text.
+fn client_identity(name: &str, authority: &Authority) -> Identity {
+    let key = KeyPair::generate().expect("key");
+    let certificate = client_leaf(name).signed_by(&key, authority);
+    Identity {
+        certificate: certificate.expect("certificate").pem().into(),
+        private_key: Secret::from(&*key.serialize_pem()),
+    }
+}
+
+/// A server that wants a client certificate, and answers with which it got and on which connection.
+async fn serve_known(authority: &Authority) -> Server {
+    let (chain, key) = identity(&leaf("hooks.example"), Some(authority));
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(authority.der().clone()).expect("root");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier =
+        rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+            .build()
+            .expect("verifier");
+    let config = builder(rustls::DEFAULT_VERSIONS)
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(chain, key)
+        .expect("config");
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    Server::start(move |number, stream| {
+        let acceptor = acceptor.clone();
+        async move {
+            let Ok(mut stream) = acceptor.accept(stream).await else {
+                return;
+            };
+            while read_request(&mut stream).await.is_some() {
+                let peer = stream.get_ref().1.peer_certificates().expect("asked for");
+                let text = String::from_utf8_lossy(&peer[0]).into_owned();
+                let who = ["first", "second"]
+                    .into_iter()
+                    .find(|name| text.contains(name));
+                let body = format!("{} {number}", who.unwrap_or("nobody"));
+                let answer = format!(
+                    "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}",
+                    body.len()
+                );
+                drop(stream.write_all(answer.as_bytes()).await);
+                drop(stream.flush().await);
+            }
+        }
+    })
+    .await
+}
+
+fn named_loopback(config: ClientConfig) -> HttpClient {
+    let look_up: LookUp = Arc::new(|_| Ok(vec!["127.0.0.1".parse().expect("address")]));
+    HttpClient::with_look_up(config, Arc::new(Still), look_up).expect("client")
+}
+
+#[tokio::test]
+async fn each_identity_has_connections_of_its_own() {
+    let authority = authority();
+    let server = serve_known(&authority).await;
+    let mut config = ClientConfig::new(local_policy());
+    config.extra_roots = vec![authority.der().clone()];
+    let client = named_loopback(config);
+    let url = format!("https://hooks.example:{}/", server.address.port());
+    let identities = ["first", "second"].map(|name| client_identity(name, &authority));
+    for turn in 0..500 {
+        let number = turn % 2;
+        let mut request = request(&url);
+        request.tls.identity = Some(identities[number].clone());
+        let answer = client.exchange(request).await;
+        let wanted = format!("{} {number}", ["first", "second"][number]);
+        assert_eq!(answer.body, wanted, "{}", answer.detail);
+    }
+    // Nobody is nobody, although connections of others lie idle.
+    let answer = client.exchange(request(&url)).await;
+    assert_eq!(failed(&answer), ErrorClass::TlsClientCertRequired);
+}
+
+#[tokio::test]
+async fn an_authority_of_its_own_is_trusted_by_that_webhook_alone() {
+    let authority = authority();
+    let server = serve(server_config(&leaf("hooks.example"), Some(&authority))).await;
+    let client = client();
+    let url = format!("https://hooks.example:{}/", server.address.port());
+    let with = |text: String| {
+        let mut request = request(&url);
+        request.tls.authorities = Some(text.into());
+        request
+    };
+    let answer = client.exchange(with(authority.pem())).await;
+    assert_eq!(answer.answer, Answer::Status(200), "{}", answer.detail);
+    let answer = client.exchange(request(&url)).await;
+    assert_eq!(failed(&answer), ErrorClass::TlsUnknownCa);
+    let other = authority_named("somebody else").pem();
+    let answer = client.exchange(with(other)).await;
+    assert_eq!(failed(&answer), ErrorClass::TlsUnknownCa);
+    let answer = client.exchange(with("no certificate".into())).await;
+    // Without a certificate in it nothing is trusted beside the public ones.
+    assert_eq!(failed(&answer), ErrorClass::TlsUnknownCa);
+}
+
+#[test]
+fn identities_and_authorities_are_checked_before_they_are_saved() {
+    let authority = authority();
+    let (first, second) = (
+        client_identity("first", &authority),
+        client_identity("second", &authority),
+    );
+    assert_eq!(
+        check_identity(&first.certificate, &first.private_key),
+        Ok(())
+    );
+    assert_eq!(
+        check_identity(&first.certificate, &second.private_key),
+        Err("is not the key of this certificate".into())
+    );
+    let no_key = Secret::from("-----BEGIN PRIVATE KEY-----\nMAA=\n-----END PRIVATE KEY-----\n");
+    let why = check_identity(&first.certificate, &no_key).unwrap_err();
+    assert!(why.starts_with("cannot be used"), "{why}");
+    assert_eq!(check_authorities(&authority.pem()), Ok(()));
+    let broken = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
+    let why = check_authorities(broken).unwrap_err();
+    assert!(why.starts_with("certificate 1 cannot"), "{why}");
 }
 
 #[tokio::test]
