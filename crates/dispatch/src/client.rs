@@ -52,6 +52,8 @@ pub struct ClientConfig {
     pub extra_roots: Vec<rustls_pki_types::CertificateDer<'static>>,
     /// The proxy that all requests go through.
     pub proxy: Option<EgressProxy>,
+    /// Servers that offer HTTP/2 are spoken to in it; else all are in HTTP/1.1.
+    pub http2: bool,
     /// Bytes kept of a response's body.
     pub body_kept: usize,
     /// Bytes kept of a response's headers, names and values together.
@@ -70,6 +72,7 @@ impl ClientConfig {
             policy,
             extra_roots: Vec::new(),
             proxy: None,
+            http2: false,
             body_kept: limits::RESPONSE_BODY_KEPT,
             headers_kept: 16 * 1024,
             // Many webhooks may live at one origin; a steady stream to them must not open connections again and again.
@@ -129,7 +132,7 @@ impl HttpClient {
         look_up: LookUp,
     ) -> Result<Self, ClientError> {
         Ok(Self {
-            tls: Profiles::new(&config.extra_roots)?,
+            tls: Profiles::new(&config.extra_roots, config.http2)?,
             connector: Connector::new(config.policy, Resolver::new(look_up), config.proxy),
             pool: Arc::new(Pool::new(config.idle_per_origin, config.idle_total)),
             clock,

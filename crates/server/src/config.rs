@@ -119,6 +119,8 @@ pub(crate) struct OutgoingConfig {
     pub(crate) origin: String,
     /// Certificate authorities trusted beside the public ones (PEM).
     pub(crate) ca_file: Option<PathBuf>,
+    /// Whether HTTP/2 is spoken where servers offer it.
+    pub(crate) http2: bool,
     /// The proxy that requests go through.
     pub(crate) proxy: Option<EgressProxy>,
 }

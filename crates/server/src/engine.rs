@@ -333,6 +333,7 @@ pub(crate) fn way_out(config: &Config, clock: &Arc<dyn Clock>) -> Result<WayOut,
         client.extra_roots = authorities(file)
             .map_err(|problem| Exit::usage(format!("outgoing.ca_file: {problem}")))?;
     }
+    client.http2 = config.outgoing.http2;
     client.proxy = config.outgoing.proxy.clone();
     let client = HttpClient::new(client, Arc::clone(clock)).map_err(|error| match error {
         ClientError::Root { index, source } => Exit::usage(format!(

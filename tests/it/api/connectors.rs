@@ -225,15 +225,21 @@ async fn each_webhook_shows_its_own_certificate(engine: Engine) {
             assert_eq!(request.header(CLIENT_CERTIFICATE), Some(&*body));
         }
     }
-    // Without the certificate, or without the authority, the way is closed, and says why.
-    for (change, class) in [
-        (json!({"connector": "none"}), "tls_client_cert_required"),
-        (json!({"trusted_ca": "none"}), "tls_unknown_ca"),
+    // Without the certificate, or without the authority, the way is closed, and says why. In TLS 1.3 a server says what it misses when the client
+    // has begun to speak already, so that its words may be lost with the connection.
+    for (change, classes) in [
+        (
+            json!({"connector": "none"}),
+            &["tls_client_cert_required", "conn_closed", "conn_reset"][..],
+        ),
+        (json!({"trusted_ca": "none"}), &["tls_unknown_ca"]),
     ] {
         let one = format!("{WEBHOOKS}/a");
         drop(admin.send("PATCH", &one, &change).await.expect(200));
         let tested = admin.send("POST", &format!("{one}:test"), &json!({})).await;
-        assert_eq!(tested.expect(200)["error_class"], class);
+        let tested = tested.expect(200);
+        let class = tested["error_class"].as_str().unwrap_or_default();
+        assert!(classes.contains(&class), "{tested}");
     }
     assert!(program.stop().await.success());
 }

@@ -82,7 +82,7 @@ pub(crate) fn of_hyper(error: &hyper::Error) -> Failure {
     if error.is_parse() {
         return Failure::new(
             ErrorClass::HttpProtocol,
-            format!("the answer is not valid HTTP/1.1: {error}"),
+            format!("the answer is not valid HTTP: {error}"),
         );
     }
     if let Some(cause) = error.source() {
@@ -107,7 +107,7 @@ pub(crate) fn of_hyper(error: &hyper::Error) -> Failure {
     }
     Failure::new(
         ErrorClass::HttpProtocol,
-        format!("the exchange broke the rules of HTTP/1.1: {error}"),
+        format!("the exchange broke the rules of HTTP: {error}"),
     )
 }
 

@@ -6,13 +6,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use futures::future::Either;
 use hookline_model::limits::{RESPONSE_BODY_READ, RESPONSE_HEAD_BYTES, RESPONSE_INTERIM};
 use hookline_model::outcome::ErrorClass;
 use http::{HeaderMap, HeaderValue, Method, Response, Version, header};
 use http_body_util::Full;
 use hyper::body::{Body, Incoming};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::time::Instant;
 
 use super::Keep;
@@ -111,13 +112,56 @@ pub(crate) enum SendError {
     Failed(Failure),
 }
 
-/// An open connection.
+/// An open connection. HTTP/2 is spoken as HTTP/1.1 is: one exchange at a time.
 pub(crate) struct Connection {
-    sender: http1::SendRequest<Full<Bytes>>,
-    driver: http1::Connection<TokioIo<Metered>, Full<Bytes>>,
+    sender: Sender,
+    driver: Driver,
     meter: Arc<Meter>,
     born: Instant,
     ended: bool,
+}
+
+enum Sender {
+    Http1(http1::SendRequest<Full<Bytes>>),
+    Http2(http2::SendRequest<Full<Bytes>>),
+}
+
+enum Driver {
+    Http1(http1::Connection<TokioIo<Metered>, Full<Bytes>>),
+    Http2(Box<http2::Connection<TokioIo<Metered>, Full<Bytes>, TokioExecutor>>),
+}
+
+impl Sender {
+    fn is_ready(&self) -> bool {
+        match self {
+            Self::Http1(sender) => sender.is_ready(),
+            Self::Http2(sender) => sender.is_ready(),
+        }
+    }
+}
+
+impl Driver {
+    /// Moves bytes; ready when the connection has ended.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Http1(driver) => Pin::new(driver).poll(cx).map(drop),
+            Self::Http2(driver) => Pin::new(driver).poll(cx).map(drop),
+        }
+    }
+}
+
+/// A request for HTTP/2, where the host stands in the URL; and what it was for HTTP/1.1.
+fn absolute(request: &mut Request) -> Option<(http::Uri, HeaderValue)> {
+    let host = request.headers().get(header::HOST)?.clone();
+    let path = request.uri().clone();
+    let whole = http::Uri::builder()
+        .scheme("https")
+        .authority(host.as_bytes())
+        .path_and_query(path.path_and_query()?.clone())
+        .build();
+    *request.uri_mut() = whole.ok()?;
+    request.headers_mut().remove(header::HOST);
+    Some((path, host))
 }
 
 /// Makes the HTTP request. What frames it and keeps the connection is ours, whatever the caller put there.
@@ -158,6 +202,15 @@ impl Connection {
             stream,
             meter: Arc::clone(&meter),
         });
+        if io.inner().stream.speaks_http2() {
+            let (sender, driver) = http2::Builder::new(TokioExecutor::new())
+                .max_header_list_size(RESPONSE_HEAD_BYTES as u32)
+                .handshake(io)
+                .await
+                .map_err(|e| classify::of_hyper(&e))?;
+            let (sender, driver) = (Sender::Http2(sender), Driver::Http2(Box::new(driver)));
+            return Ok(Self::new(sender, driver, meter));
+        }
         // The number of headers is left at the library's default, which is our limit: setting it would cost an allocation an answer.
         let (sender, driver) = http1::Builder::new()
             .max_buf_size(RESPONSE_HEAD_BYTES)
@@ -168,13 +221,18 @@ impl Connection {
             .handshake(io)
             .await
             .map_err(|e| classify::of_hyper(&e))?;
-        Ok(Box::new(Self {
+        let (sender, driver) = (Sender::Http1(sender), Driver::Http1(driver));
+        Ok(Self::new(sender, driver, meter))
+    }
+
+    fn new(sender: Sender, driver: Driver, meter: Arc<Meter>) -> Box<Self> {
+        Box::new(Self {
             sender,
             driver,
             meter,
             born: Instant::now(),
             ended: false,
-        }))
+        })
     }
 
     pub(crate) fn born(&self) -> Instant {
@@ -183,7 +241,7 @@ impl Connection {
 
     /// Moves bytes. Errors show where the answer is awaited.
     fn drive(&mut self, cx: &mut Context<'_>) {
-        if !self.ended && Pin::new(&mut self.driver).poll(cx).is_ready() {
+        if !self.ended && self.driver.poll(cx).is_ready() {
             self.ended = true;
         }
     }
@@ -213,9 +271,17 @@ impl Connection {
         self.meter.begin_attempt();
         let meter = Arc::clone(&self.meter);
         hyper::ext::on_informational(&mut request, move |_| meter.count_interim());
-        let mut answer = pin!(self.sender.try_send_request(request));
+        let mut was = None;
+        let answer = match &mut self.sender {
+            Sender::Http1(sender) => Either::Left(sender.try_send_request(request)),
+            Sender::Http2(sender) => {
+                was = absolute(&mut request);
+                Either::Right(sender.try_send_request(request))
+            }
+        };
+        let mut answer = pin!(answer);
         let answered = std::future::poll_fn(|cx| {
-            if !self.ended && Pin::new(&mut self.driver).poll(cx).is_ready() {
+            if !self.ended && self.driver.poll(cx).is_ready() {
                 self.ended = true;
             }
             if self.meter.interim() > RESPONSE_INTERIM {
@@ -230,7 +296,14 @@ impl Connection {
             }
             polled.map_err(|mut error| {
                 match error.take_message() {
-                    Some(request) => SendError::Unsent(Box::new(request)),
+                    Some(mut request) => {
+                        // The next connection may speak otherwise.
+                        if let Some((path, host)) = was.take() {
+                            *request.uri_mut() = path;
+                            request.headers_mut().insert(header::HOST, host);
+                        }
+                        SendError::Unsent(Box::new(request))
+                    }
                     None => SendError::Failed(classify::of_hyper(error.error())),
                 }
             })
@@ -320,7 +393,8 @@ impl Seen {
                 Bytes::copy_from_slice(value.as_bytes()),
             ));
         }
-        let keeps = head.version() == Version::HTTP_11 && !head.status().is_informational();
+        let keeps = matches!(head.version(), Version::HTTP_11 | Version::HTTP_2)
+            && !head.status().is_informational();
         self.idle_for = keeps.then(|| promised_idle(headers)).flatten();
     }
 }

@@ -39,12 +39,17 @@ pub(crate) struct Profiles {
     roots: RootCertStore,
     verifier: Arc<dyn ServerCertVerifier>,
     usual: Arc<ClientConfig>,
+    /// Whether servers that speak it are spoken to in it.
+    http2: bool,
     own: Mutex<HashMap<[u8; 32], Arc<Profile>>>,
 }
 
 impl Profiles {
     /// TLS 1.2 and 1.3 against the public authorities and the extra ones.
-    pub(crate) fn new(extra_roots: &[CertificateDer<'static>]) -> Result<Self, ClientError> {
+    pub(crate) fn new(
+        extra_roots: &[CertificateDer<'static>],
+        http2: bool,
+    ) -> Result<Self, ClientError> {
         let mut roots = RootCertStore::empty();
         roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
         for (index, root) in extra_roots.iter().enumerate() {
@@ -52,11 +57,12 @@ impl Profiles {
             added.map_err(|source| ClientError::Root { index, source })?;
         }
         let verifier = verifier(roots.clone()).map_err(ClientError::Tls)?;
-        let usual = config(Arc::clone(&verifier), None).map_err(ClientError::Tls)?;
+        let usual = config(Arc::clone(&verifier), None, http2).map_err(ClientError::Tls)?;
         Ok(Self {
             roots,
             verifier,
             usual: Arc::new(usual),
+            http2,
             own: Mutex::default(),
         })
     }
@@ -98,7 +104,7 @@ impl Profiles {
                 verifier(roots).map_err(|e| refused(e.to_string()))?
             }
         };
-        config(verifier, own.identity.as_ref()).map_err(|error| {
+        config(verifier, own.identity.as_ref(), self.http2).map_err(|error| {
             let why = format!("the connector's certificate cannot be used: {error}");
             Failure::new(ErrorClass::AuthFailed, why)
         })
@@ -117,6 +123,7 @@ fn verifier(roots: RootCertStore) -> Result<Arc<dyn ServerCertVerifier>, rustls:
 fn config(
     verifier: Arc<dyn ServerCertVerifier>,
     identity: Option<&Identity>,
+    http2: bool,
 ) -> Result<ClientConfig, rustls::Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     // The library calls every verifier of its own that is handed over dangerous; this one is the usual one.
@@ -132,6 +139,9 @@ fn config(
         }
     };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    if http2 {
+        config.alpn_protocols.insert(0, b"h2".to_vec());
+    }
     Ok(config)
 }
 
@@ -182,7 +192,7 @@ pub fn check_identity(certificate: &str, key: &Secret) -> Result<(), String> {
     let unused = RootCertStore {
         roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
     };
-    let made = verifier(unused).and_then(|verifier| config(verifier, Some(&identity)));
+    let made = verifier(unused).and_then(|verifier| config(verifier, Some(&identity), false));
     match made {
         Ok(_) => Ok(()),
         Err(rustls::Error::InconsistentKeys(_)) => {

@@ -130,7 +130,7 @@ pub(crate) const SECTIONS: [(&str, &str); 9] = [
 ];
 
 /// All keys but the properties of the Kafka client.
-pub(crate) const KEYS: [Key; 19] = [
+pub(crate) const KEYS: [Key; 20] = [
     Key {
         section: "journal",
         name: "engine",
@@ -214,6 +214,13 @@ pub(crate) const KEYS: [Key; 19] = [
         form: Form::PathOrNone,
         preset: Preset::Text(""),
         about: "Certificate authorities (PEM) that all endpoints' certificates may be from, beside the public ones: a company's own, say. A single webhook has `trusted_ca`.",
+    },
+    Key {
+        section: "outgoing",
+        name: "http2",
+        form: Form::Flag,
+        preset: Preset::Flag(false),
+        about: "Speaks HTTP/2 to https endpoints that offer it. A connection still carries one request at a time.",
     },
     Key {
         section: "outgoing",

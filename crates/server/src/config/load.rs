@@ -289,6 +289,7 @@ fn config(engine: Engine, values: Values, secrets_key: Option<SecretString>) -> 
             origin: take!(values, "outgoing.origin", Text),
             ca_file: Some(take!(values, "outgoing.ca_file", Path))
                 .filter(|file| !file.as_os_str().is_empty()),
+            http2: take!(values, "outgoing.http2", Flag),
             // It has been read once already, when it was checked.
             proxy: EgressProxy::parse(
                 &take!(values, "outgoing.proxy", Text),

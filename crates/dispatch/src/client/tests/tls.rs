@@ -312,6 +312,87 @@ fn identities_and_authorities_are_checked_before_they_are_saved() {
     assert!(why.starts_with("certificate 1 cannot"), "{why}");
 }
 
+/// A server that speaks HTTP/2 alone, so many requests a connection, and answers with what it was asked and the connection's number.
+async fn serve_http2(authority: &Authority, requests: usize) -> Server {
+    let mut config = server_config(&leaf("hooks.example"), Some(authority));
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    Server::start(move |number, stream| {
+        let acceptor = acceptor.clone();
+        async move {
+            let Ok(stream) = acceptor.accept(stream).await else {
+                return;
+            };
+            let seen = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+            let counted = Arc::clone(&seen);
+            let service = hyper::service::service_fn(move |request: http::Request<_>| {
+                counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                async move {
+                    let body: hyper::body::Incoming = request.into_body();
+                    let body = http_body_util::BodyExt::collect(body).await?.to_bytes();
+                    let said = format!("{number} {}", String::from_utf8_lossy(&body));
+                    Ok::<_, hyper::Error>(http::Response::new(said))
+                }
+            });
+            let executor = hyper_util::rt::TokioExecutor::new();
+            let io = hyper_util::rt::TokioIo::new(stream);
+            let connection =
+                hyper::server::conn::http2::Builder::new(executor).serve_connection(io, service);
+            let mut connection = std::pin::pin!(connection);
+            let mut told = false;
+            std::future::poll_fn(|cx| {
+                if !told && seen.load(std::sync::atomic::Ordering::Relaxed) >= requests {
+                    told = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                connection.as_mut().poll(cx).map(drop)
+            })
+            .await;
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn http2_is_spoken_where_it_is_allowed_and_offered() {
+    let authority = authority();
+    let server = serve_http2(&authority, 3).await;
+    let url = format!("https://hooks.example:{}/x?y=z", server.address.port());
+    let mut config = ClientConfig::new(local_policy());
+    config.extra_roots = vec![authority.der().clone()];
+    // Else there is no protocol in common, and that is told.
+    let plain = named_loopback(config.clone());
+    let answer = plain.exchange(request(&url)).await;
+    assert_eq!(
+        failed(&answer),
+        ErrorClass::TlsProtocol,
+        "{}",
+        answer.detail
+    );
+    config.http2 = true;
+    let client = named_loopback(config.clone());
+    let mut connections = std::collections::BTreeSet::new();
+    for _ in 0..10 {
+        let answer = client.exchange(request(&url)).await;
+        assert_eq!(answer.answer, Answer::Status(200), "{}", answer.detail);
+        let body = String::from_utf8_lossy(&answer.body).into_owned();
+        let (connection, echo) = body.split_once(' ').expect("two words");
+        assert_eq!(echo, "hello");
+        connections.insert(connection.to_owned());
+    }
+    let used = connections.len();
+    assert!(
+        (2..10).contains(&used),
+        "again until GOAWAY: {connections:?}"
+    );
+    // One that knows only HTTP/1.1 is spoken to in that.
+    let old = serve(server_config(&leaf("hooks.example"), Some(&authority))).await;
+    let url = format!("https://hooks.example:{}/", old.address.port());
+    let answer = client.exchange(request(&url)).await;
+    assert_eq!(answer.answer, Answer::Status(200), "{}", answer.detail);
+    assert_eq!(answer.body, "hooks.example");
+}
+
 #[tokio::test]
 async fn what_is_not_tls_is_a_protocol_error() {
     let server = Server::start(|_, mut stream| async move {
