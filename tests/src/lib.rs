@@ -6,6 +6,7 @@
 pub mod api;
 pub mod broker;
 pub mod oracle;
+pub mod postgres;
 pub mod program;
 pub mod proxy;
 pub mod publisher;

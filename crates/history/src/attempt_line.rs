@@ -4,7 +4,7 @@ use base64::Engine;
 use hookline_model::ids::{DeliveryId, Position, WebhookUid};
 use hookline_model::time::Millis;
 use hookline_model::wire;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// An item of `attempts`. Serialised it has the field names of the REST interface; a field that says nothing is null.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -25,6 +25,8 @@ pub struct AttemptLine {
     pub event_type: String,
     /// The event key.
     pub event_key: String,
+    /// Who the event is about, where it is about one.
+    pub contact: Option<ContactView>,
     /// The webhook's name.
     pub webhook: String,
     /// The webhook's uid.
@@ -64,8 +66,31 @@ pub struct AttemptLine {
     pub started_ms: i64,
 }
 
+/// Who an event is about; what was not said is null.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct ContactView {
+    /// Its id.
+    pub id: Option<String>,
+    /// Its e-mail address.
+    pub email: Option<String>,
+    /// Its phone number.
+    pub phone: Option<String>,
+}
+
+impl ContactView {
+    /// A contact of whom something is known.
+    pub(crate) fn of(
+        id: Option<String>,
+        email: Option<String>,
+        phone: Option<String>,
+    ) -> Option<Self> {
+        let said = id.is_some() || email.is_some() || phone.is_some();
+        said.then_some(Self { id, email, phone })
+    }
+}
+
 /// A request as it was sent, without secrets.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RequestView {
     /// Its method.
     pub method: String,
@@ -78,21 +103,21 @@ pub struct RequestView {
 }
 
 /// A response, cut to the capture limit.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResponseView {
     /// Its headers.
     pub headers: Vec<HeaderView>,
     /// Its body where it is text.
     pub body: Option<String>,
     /// Its body where it is not.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body_base64: Option<String>,
     /// The body went on beyond what was kept.
     pub body_truncated: bool,
 }
 
 /// A header. Bytes that are not UTF-8 are shown as replacement characters.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeaderView {
     /// Its name.
     pub name: String,
@@ -112,6 +137,7 @@ pub struct PositionView {
 }
 
 impl AttemptLine {
+    /// As the record at this place says it.
     pub(crate) fn new(attempt: wire::Attempt, partition: u32, at: Position, stray: bool) -> Self {
         use wire::next::Kind;
         let outcome = outcome_word(attempt.outcome());
@@ -127,9 +153,8 @@ impl AttemptLine {
             });
         // An outcome without an exchange repeats the number of the last attempt: the id must not.
         let ended = attempt.request.is_none() && outcome != "failed";
-        let suffix = if ended { ".end" } else { "" };
         Self {
-            id: format!("{delivery}.{}.{}{suffix}", attempt.run, attempt.attempt),
+            id: attempt_id(&delivery, attempt.run, attempt.attempt, ended),
             delivery_id: delivery,
             run: attempt.run,
             project: attempt.project,
@@ -137,6 +162,9 @@ impl AttemptLine {
             event_source: attempt.event_source,
             event_type: attempt.event_type,
             event_key: attempt.event_key,
+            contact: attempt
+                .contact
+                .and_then(|c| ContactView::of(said(c.id), said(c.email), said(c.phone))),
             webhook: attempt.webhook,
             webhook_uid: WebhookUid::from_slice(&attempt.webhook_uid)
                 .map_or_else(|| "?".to_owned(), |uid| uid.to_string()),
@@ -165,6 +193,28 @@ impl AttemptLine {
             due_ms,
             started_ms: attempt.started_at_ms,
         }
+    }
+
+    /// Without the one character that not every database has in texts. Bodies and headers are stored as JSON, which writes it otherwise.
+    pub(crate) fn without_nul(mut self) -> Self {
+        let texts = [
+            &mut self.project,
+            &mut self.event_id,
+            &mut self.event_source,
+            &mut self.event_type,
+            &mut self.event_key,
+            &mut self.webhook,
+        ];
+        let contact = self.contact.as_mut();
+        let contact = contact.map(|c| [&mut c.id, &mut c.email, &mut c.phone]);
+        let maybe = [&mut self.error_class, &mut self.error_detail, &mut self.url];
+        let maybe = contact.into_iter().flatten().chain(maybe).flatten();
+        for text in texts.into_iter().chain(maybe) {
+            if text.contains('\0') {
+                *text = text.replace('\0', "\u{fffd}");
+            }
+        }
+        self
     }
 
     /// The JSON form, on one line.
@@ -218,6 +268,31 @@ impl AttemptLine {
             _ => "\u{1b}[31m",
         }
     }
+}
+
+/// The identity of an attempt; `ended` is an outcome that was reached without an exchange.
+pub(crate) fn attempt_id(delivery: &str, run: u64, attempt: u32, ended: bool) -> String {
+    let suffix = if ended { ENDED } else { "" };
+    format!("{delivery}.{run}.{attempt}{suffix}")
+}
+
+/// What the id of an outcome without an exchange ends with.
+pub(crate) const ENDED: &str = ".end";
+
+/// The outcomes, as words.
+pub const OUTCOMES: [&str; 6] = [
+    "delivered",
+    "failed",
+    "exhausted",
+    "refused",
+    "expired",
+    "cancelled",
+];
+
+/// The word of an outcome that was stored as text.
+pub(crate) fn known_outcome(stored: &str) -> &'static str {
+    let known = OUTCOMES.into_iter().find(|word| *word == stored);
+    known.unwrap_or("unknown")
 }
 
 fn outcome_word(outcome: wire::Outcome) -> &'static str {

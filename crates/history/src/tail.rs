@@ -11,10 +11,10 @@ use hookline_journal::{
 };
 use hookline_model::ids::Position;
 use hookline_model::topics::Topic;
-use hookline_model::wire::{self, header};
-use prost::Message;
+use hookline_model::wire;
 
 use crate::AttemptLine;
+use crate::decode::{Decoded, decode};
 
 /// Records taken at a time; what a partition has read ahead is bounded by [`BUDGET`].
 const RECORDS_MAX: usize = 200;
@@ -217,39 +217,19 @@ impl Partition {
     }
 
     fn decode(&mut self, record: &StoredRecord, items: &mut Vec<TailItem>) {
-        let unreadable = |reason: String| TailItem::Unreadable {
-            at: self.at.clone(),
-            offset: record.offset,
-            reason,
-        };
-        let value = record.value.as_deref().unwrap_or_default();
-        let kind = record.header(header::KIND).map(|k| &k[..]);
-        if kind == Some(header::KIND_CLAIM.as_bytes()) {
-            // A claim nobody can read belongs to a newer build; it only serves to mark strays here.
-            if let Ok(claim) = wire::Claim::decode(value) {
-                self.epoch = self.epoch.max(claim.epoch);
-            }
-            return;
-        }
-        if kind != Some(header::KIND_ATTEMPT.as_bytes()) {
-            return;
-        }
-        let attempts = match wire::Attempts::decode(value) {
-            Ok(attempts) if wire::readable(attempts.format) => attempts,
-            Ok(attempts) => {
-                items.push(unreadable(format!(
-                    "format {} is not known to this version",
-                    attempts.format
-                )));
-                return;
-            }
-            Err(error) => {
-                items.push(unreadable(error.to_string()));
+        let (attempts, stray) = match decode(record, &mut self.epoch) {
+            Decoded::Attempts { attempts, stray } => (attempts, stray),
+            Decoded::Other => return,
+            Decoded::Unreadable(reason) => {
+                items.push(TailItem::Unreadable {
+                    at: self.at.clone(),
+                    offset: record.offset,
+                    reason,
+                });
                 return;
             }
         };
-        let stray = attempts.epoch < self.epoch;
-        for (index, attempt) in (0..).zip(attempts.attempts) {
+        for (index, attempt) in (0..).zip(attempts) {
             if self.filter.takes(&attempt) {
                 let at = Position {
                     offset: record.offset,
@@ -268,6 +248,8 @@ mod tests {
 
     use bytes::Bytes;
     use hookline_journal::{Appender, Batch, Committed, GroupSpec, Member, TopicInfo, TopicSpec};
+    use hookline_model::wire::header;
+    use prost::Message as _;
 
     use super::*;
 

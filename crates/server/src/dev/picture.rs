@@ -260,6 +260,7 @@ pub(super) mod tests {
             event_source: "/s".into(),
             event_type: "activity.subscription_changed".into(),
             event_key: "k".into(),
+            contact: None,
             webhook: webhook.into(),
             webhook_uid: "u".into(),
             attempt: 1,

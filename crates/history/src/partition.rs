@@ -1,0 +1,262 @@
+//! One partition of `attempts` on its way into the store.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use hookline_journal::{Journal, JournalError, ReadBudget, ReadError, Reader, StoredRecord};
+use hookline_model::time::{Clock, Millis};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::AttemptLine;
+use crate::decode::{Decoded, decode, lines};
+use crate::metrics::HistoryMetrics;
+use crate::stage::LEASE;
+use crate::store::{Batch, Lease, Store, StoreError, WriteError};
+
+/// What a partition may have read ahead.
+const BUDGET: ReadBudget = ReadBudget { bytes: 1024 * 1024 };
+/// Records taken at a time: each holds up to [`ATTEMPTS_PER_RECORD_MAX`](hookline_model::limits::ATTEMPTS_PER_RECORD_MAX) attempts.
+const RECORDS: usize = 16;
+/// A batch that has so many attempts, or bytes, is stored at once.
+const ATTEMPTS: usize = 1000;
+const BYTES: usize = 1024 * 1024;
+/// One that has fewer waits for more, for this long: one transaction for what happens together.
+const LINGER: Duration = Duration::from_millis(100);
+/// A transaction that takes longer is given up. What became of it is seen by the offset in the store.
+const WRITE_WITHIN: Duration = Duration::from_secs(30);
+
+/// Why a partition is not read on by this process.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Ended {
+    /// It was told to stop.
+    #[error("told to stop")]
+    Told,
+    /// Another process has it.
+    #[error("another process reads it")]
+    Lost,
+    /// The store does not take it.
+    #[error(transparent)]
+    Store(StoreError),
+    /// The store did not say in time whether it took it.
+    #[error("the history store did not answer within {WRITE_WITHIN:?}")]
+    Late,
+    /// The journal does not give it.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// It cannot be read on from where the store stands.
+    #[error(transparent)]
+    Read(ReadError),
+}
+
+impl From<WriteError> for Ended {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Lost { .. } => Self::Lost,
+            WriteError::Store(error) => Self::Store(error),
+        }
+    }
+}
+
+/// What a partition needs.
+#[derive(Clone)]
+pub(crate) struct Surroundings {
+    pub(crate) journal: Arc<dyn Journal>,
+    pub(crate) store: Arc<Store>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) metrics: Arc<HistoryMetrics>,
+    pub(crate) retention: Duration,
+}
+
+/// Reads one partition into the store.
+pub(crate) struct Partition {
+    around: Surroundings,
+    lease: Lease,
+    reader: Box<dyn Reader>,
+    claim_epoch: u64,
+    /// What the store holds begins at this offset, and that is not in the store yet.
+    begins: Option<u64>,
+    missed: u64,
+    next: Arc<AtomicU64>,
+}
+
+/// What was read and is not stored yet.
+#[derive(Default)]
+struct Collected {
+    attempts: Vec<AttemptLine>,
+    bytes: usize,
+    first_at: Option<Millis>,
+}
+
+impl Partition {
+    /// Opens it where the store stands. `next` tells how far it is.
+    pub(crate) async fn open(
+        around: Surroundings,
+        lease: Lease,
+        next: Arc<AtomicU64>,
+    ) -> Result<Self, Ended> {
+        let (topic, partition) = (&lease.topic, lease.partition);
+        let (from, begins) = match lease.next {
+            Some(next) => (next, None),
+            None => {
+                let start = around.journal.start(topic, partition).await?;
+                (start, Some(start))
+            }
+        };
+        let reader = around
+            .journal
+            .reader(topic, partition, from, BUDGET)
+            .await?;
+        next.store(from, Ordering::Relaxed);
+        Ok(Self {
+            claim_epoch: lease.claim_epoch,
+            around,
+            lease,
+            reader,
+            begins,
+            missed: 0,
+            next,
+        })
+    }
+
+    /// Reads until something ends it.
+    pub(crate) async fn run(mut self, mut stop: watch::Receiver<bool>) -> Ended {
+        loop {
+            let collected = tokio::select! {
+                biased;
+                // The side that tells being gone is the same.
+                _ = stop.wait_for(|stop| *stop) => return Ended::Told,
+                collected = self.collect() => collected,
+            };
+            let stored = match collected {
+                Ok(collected) => self.store(collected).await,
+                Err(ended) => Err(ended),
+            };
+            if let Err(ended) = stored {
+                return ended;
+            }
+        }
+    }
+
+    /// The next batch, as soon as there is one.
+    async fn collect(&mut self) -> Result<Collected, Ended> {
+        let mut collected = Collected::default();
+        let batch = match self.reader.next(RECORDS).await {
+            Ok(batch) => batch,
+            Err(ReadError::Deleted {
+                position, start, ..
+            }) => {
+                self.skip(position, start).await?;
+                return Ok(collected);
+            }
+            Err(error) => return Err(Ended::Read(error)),
+        };
+        self.add(&mut collected, batch.records);
+        let until = Instant::now() + LINGER;
+        while collected.attempts.len() < ATTEMPTS && collected.bytes < BYTES {
+            match timeout_at(until, self.reader.next(RECORDS)).await {
+                Ok(Ok(batch)) => self.add(&mut collected, batch.records),
+                // Time is up; an error comes again the next time.
+                Ok(Err(_)) | Err(_) => break,
+            }
+        }
+        Ok(collected)
+    }
+
+    /// Goes on behind records that were deleted before they had been read.
+    async fn skip(&mut self, position: u64, start: u64) -> Result<(), Ended> {
+        let Lease {
+            topic, partition, ..
+        } = &self.lease;
+        let missed = start.saturating_sub(position);
+        tracing::warn!(
+            topic,
+            partition,
+            from = position,
+            to = start,
+            "records of attempts were deleted before the history had read them; what it has begins anew behind them"
+        );
+        self.reader = self
+            .around
+            .journal
+            .reader(topic, *partition, start, BUDGET)
+            .await?;
+        self.missed += missed;
+        self.around.metrics.missed.inc_by(missed);
+        self.begins = Some(start);
+        Ok(())
+    }
+
+    fn add(&mut self, collected: &mut Collected, records: Vec<StoredRecord>) {
+        let now = self.around.clock.now();
+        let oldest = now
+            .0
+            .saturating_sub(i64::try_from(self.around.retention.as_millis()).unwrap_or(i64::MAX));
+        for record in records {
+            collected
+                .first_at
+                .get_or_insert(Millis(record.timestamp_ms));
+            collected.bytes += record.value.as_ref().map_or(0, bytes::Bytes::len);
+            match decode(&record, &mut self.claim_epoch) {
+                Decoded::Attempts { attempts, stray } => {
+                    let lines = lines(attempts, self.lease.partition, record.offset, stray);
+                    // What retention would take away at once need not come.
+                    collected.attempts.extend(
+                        lines
+                            .filter(|line| line.started_ms >= oldest)
+                            .map(AttemptLine::without_nul),
+                    );
+                }
+                Decoded::Other => {}
+                Decoded::Unreadable(reason) => {
+                    self.around.metrics.unreadable.inc();
+                    tracing::warn!(
+                        topic = self.lease.topic,
+                        partition = self.lease.partition,
+                        offset = record.offset,
+                        reason,
+                        "a record of attempts cannot be read by this version and is passed over"
+                    );
+                }
+            }
+        }
+    }
+
+    /// Stores what was read, together with how far that goes.
+    async fn store(&mut self, collected: Collected) -> Result<(), Ended> {
+        let next = self.reader.position();
+        if self.lease.next == Some(next) && collected.attempts.is_empty() && self.missed == 0 {
+            return Ok(());
+        }
+        let kept_from = self.begins.zip(collected.first_at);
+        let batch = Batch {
+            lease: &self.lease,
+            attempts: &collected.attempts,
+            next,
+            claim_epoch: self.claim_epoch,
+            kept_from,
+            missed: self.missed,
+            lease_until: self.around.clock.now().plus(LEASE),
+        };
+        let began = Instant::now();
+        match timeout(WRITE_WITHIN, self.around.store.write(&batch)).await {
+            Ok(stored) => stored?,
+            Err(_) => return Err(Ended::Late),
+        }
+        let metrics = &self.around.metrics;
+        metrics.write.observe(began.elapsed().as_secs_f64());
+        #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+        metrics.batch.observe(collected.attempts.len() as f64);
+        metrics
+            .attempts
+            .inc_by(u64::try_from(collected.attempts.len()).unwrap_or(0));
+        self.lease.next = Some(next);
+        self.next.store(next, Ordering::Relaxed);
+        self.missed = 0;
+        if kept_from.is_some() {
+            self.begins = None;
+        }
+        Ok(())
+    }
+}

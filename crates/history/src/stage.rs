@@ -1,0 +1,493 @@
+//! The role `history`: the topic of attempts into the SQL store.
+//!
+//! One supervisor says now and then that this process is there, takes its share of the partitions by leases in the store, and runs a reader
+//! for each. When the store does not answer, it waits; nobody waits for it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use hookline_journal::{Journal, JournalError};
+use hookline_model::time::{Clock, Millis};
+use hookline_model::topics::Topic;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+
+use crate::metrics::HistoryMetrics;
+use crate::partition::{Ended, Partition, Surroundings};
+use crate::store::{Store, StoreError};
+
+/// A process that was silent for this long loses its partitions to others.
+pub(crate) const LEASE: Duration = Duration::from_secs(15);
+/// How often a process says that it is there, and looks for partitions to take.
+const TICK: Duration = Duration::from_secs(2);
+/// How long the store has for all that is asked in a tick.
+const TICK_WITHIN: Duration = Duration::from_secs(10);
+/// How often it is asked how many partitions there are.
+const TOPICS_EVERY: Duration = Duration::from_secs(60);
+/// A partition that cannot be read on is tried again after this long.
+const BROKEN_FOR: Duration = Duration::from_secs(30);
+/// What goes on being wrong is logged again after this long.
+const REMIND_EVERY: Duration = Duration::from_secs(60);
+/// How long readers have to finish what they are storing when the stage is to stop, and the store to let its leases go.
+const STOP_WITHIN: Duration = Duration::from_millis(1200);
+const FAREWELL_WITHIN: Duration = Duration::from_millis(500);
+/// How often old rows are looked for, how many go at a time, and the pause in between, in which others have the store.
+const RETENTION_EVERY: Duration = Duration::from_secs(300);
+const RETENTION_ROWS: u32 = 500;
+const RETENTION_PAUSE: Duration = Duration::from_millis(50);
+
+/// How the history works.
+#[derive(Debug, Clone)]
+pub struct HistoryConfig {
+    /// What topic names begin with.
+    pub prefix: String,
+    /// This process, for people and in leases.
+    pub worker: String,
+    /// How long attempts are kept in the store.
+    pub retention: Duration,
+}
+
+/// What the history cannot begin with.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HistoryError {
+    /// Metrics could not be registered.
+    #[error("cannot register metrics")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// Why a tick did not come to its end.
+#[derive(Debug, thiserror::Error)]
+enum TickError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the history store did not answer within {TICK_WITHIN:?}")]
+    Late,
+    #[error("cannot ask for the partitions of the topic of attempts")]
+    Journal(#[from] JournalError),
+    #[error("there is no topic {topic}: make it with `hookline topics create`")]
+    NoTopic { topic: String },
+}
+
+/// The stage.
+pub struct History {
+    config: HistoryConfig,
+    topic: String,
+    around: Surroundings,
+}
+
+/// A partition that a reader of this process has.
+struct Held {
+    epoch: u64,
+    stop: watch::Sender<bool>,
+    next: Arc<AtomicU64>,
+    /// When everything was last known to be in the store.
+    complete_at: Millis,
+}
+
+enum Done {
+    Reader {
+        partition: u32,
+        epoch: u64,
+        ended: Ended,
+    },
+    Retention,
+}
+
+struct Supervisor {
+    config: HistoryConfig,
+    topic: String,
+    around: Surroundings,
+    partitions: u32,
+    topics_at: Option<Instant>,
+    held: BTreeMap<u32, Held>,
+    broken: BTreeMap<u32, Instant>,
+    running: JoinSet<Done>,
+    complained: Option<(Instant, String)>,
+    /// Whether this process is the one that deletes what is old: it has the first partition.
+    first: Arc<AtomicBool>,
+}
+
+impl History {
+    /// The stage over this store.
+    ///
+    /// # Errors
+    /// When a metric of its name is there already.
+    pub fn new(
+        config: HistoryConfig,
+        journal: Arc<dyn Journal>,
+        store: Arc<Store>,
+        clock: Arc<dyn Clock>,
+        metrics: &prometheus::Registry,
+    ) -> Result<Self, HistoryError> {
+        let metrics = Arc::new(HistoryMetrics::new(metrics)?);
+        Ok(Self {
+            topic: Topic::Attempts.name(&config.prefix),
+            around: Surroundings {
+                journal,
+                store,
+                clock,
+                metrics,
+                retention: config.retention,
+            },
+            config,
+        })
+    }
+
+    /// Reads until told to stop. What goes wrong is logged and tried again: nothing else depends on it.
+    pub async fn run(self, mut stop: watch::Receiver<bool>) {
+        let (tell, told) = watch::channel(false);
+        let mut supervisor = Supervisor {
+            config: self.config,
+            topic: self.topic,
+            around: self.around,
+            partitions: 0,
+            topics_at: None,
+            held: BTreeMap::new(),
+            broken: BTreeMap::new(),
+            running: JoinSet::new(),
+            complained: None,
+            first: Arc::default(),
+        };
+        supervisor.start_retention(told);
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                // The side that tells being gone is the same.
+                _ = stop.wait_for(|stop| *stop) => break,
+                Some(done) = supervisor.running.join_next() => supervisor.ended(done).await,
+                _ = tick.tick() => supervisor.tick().await,
+            }
+        }
+        tell.send_replace(true);
+        supervisor.stop().await;
+    }
+}
+
+impl Supervisor {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the set is this stage's own, and drained before `run` returns"
+    )]
+    fn start_retention(&mut self, mut stop: watch::Receiver<bool>) {
+        let around = self.around.clone();
+        let (first, topic) = (Arc::clone(&self.first), self.topic.clone());
+        self.running.spawn(async move {
+            tokio::select! {
+                _ = stop.wait_for(|stop| *stop) => {}
+                () = retain(around, first, topic) => {}
+            }
+            Done::Retention
+        });
+    }
+
+    /// Says that this process is there, and takes or gives back partitions.
+    async fn tick(&mut self) {
+        let done = match timeout(TICK_WITHIN, self.share()).await {
+            Ok(done) => done,
+            Err(_) => Err(TickError::Late),
+        };
+        let failed_store = matches!(done, Err(TickError::Store(_) | TickError::Late));
+        self.around.metrics.up.set(i64::from(!failed_store));
+        match done {
+            Ok(()) => {
+                if self.complained.take().is_some() {
+                    tracing::info!("the history goes on");
+                }
+            }
+            Err(error) => self.complain(&error),
+        }
+        self.measure().await;
+    }
+
+    /// Logs what is wrong, when it is new and now and then.
+    fn complain(&mut self, error: &TickError) {
+        let text = chain(error);
+        let known = self
+            .complained
+            .as_ref()
+            .is_some_and(|(at, before)| *before == text && at.elapsed() < REMIND_EVERY);
+        if !known {
+            tracing::error!(
+                error = text,
+                "the history waits; deliveries go on, and it catches up later"
+            );
+            self.complained = Some((Instant::now(), text));
+        }
+    }
+
+    async fn share(&mut self) -> Result<(), TickError> {
+        self.count().await?;
+        let store = Arc::clone(&self.around.store);
+        let now = self.around.clock.now();
+        let until = now.plus(LEASE);
+        let workers = store.heartbeat(&self.config.worker, now, until).await?;
+        let leases = store.leases(&self.topic).await?;
+        for lease in &leases {
+            let Some(held) = self.held.get(&lease.partition) else {
+                continue;
+            };
+            let ours = lease.epoch == held.epoch
+                && store
+                    .extend(&self.topic, lease.partition, held.epoch, until)
+                    .await?;
+            if !ours {
+                held.stop.send_replace(true);
+            }
+        }
+        let share = share(self.partitions, workers);
+        // Those beyond the share go back when they have ended.
+        for held in self.held.values().skip(share) {
+            held.stop.send_replace(true);
+        }
+        self.broken.retain(|_, since| since.elapsed() < BROKEN_FOR);
+        for lease in &leases {
+            let free = lease.until < now || lease.owner == self.config.worker;
+            let taken = self.held.contains_key(&lease.partition);
+            let broken = self.broken.contains_key(&lease.partition);
+            if self.held.len() >= share || !free || taken || broken {
+                continue;
+            }
+            let took = store.take(&self.topic, lease, &self.config.worker, until);
+            if let Some(lease) = took.await? {
+                self.read(lease);
+            }
+        }
+        self.first
+            .store(self.held.contains_key(&0), Ordering::Relaxed);
+        if let Some(kept_from) = store.kept_from().await? {
+            #[expect(clippy::cast_precision_loss, reason = "good for 285,000 years")]
+            let seconds = kept_from.0 as f64 / 1000.0;
+            self.around.metrics.kept_from.set(seconds);
+        }
+        Ok(())
+    }
+
+    /// Asks now and then how many partitions there are.
+    async fn count(&mut self) -> Result<(), TickError> {
+        if self.topics_at.is_some_and(|at| at.elapsed() < TOPICS_EVERY) {
+            return Ok(());
+        }
+        let topics = self.around.journal.topics().await?;
+        let Some(info) = topics.get(&self.topic) else {
+            return Err(TickError::NoTopic {
+                topic: self.topic.clone(),
+            });
+        };
+        let store = &self.around.store;
+        store.prepare(&self.topic, info.partitions).await?;
+        self.partitions = info.partitions;
+        self.topics_at = Some(Instant::now());
+        Ok(())
+    }
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the set is this stage's own, and drained before `run` returns"
+    )]
+    fn read(&mut self, lease: crate::store::Lease) {
+        let (partition, epoch) = (lease.partition, lease.epoch);
+        let (stop, stopped) = watch::channel(false);
+        let next = Arc::new(AtomicU64::new(lease.next.unwrap_or(0)));
+        let held = Held {
+            epoch,
+            stop,
+            next: Arc::clone(&next),
+            complete_at: self.around.clock.now(),
+        };
+        self.held.insert(partition, held);
+        let around = self.around.clone();
+        tracing::debug!(partition, epoch, "the history reads a partition");
+        self.running.spawn(async move {
+            let ended = match Partition::open(around, lease, next).await {
+                Ok(reader) => reader.run(stopped).await,
+                Err(ended) => ended,
+            };
+            Done::Reader {
+                partition,
+                epoch,
+                ended,
+            }
+        });
+    }
+
+    /// A reader has ended: its partition may be taken again, by this process or another.
+    async fn ended(&mut self, done: Result<Done, tokio::task::JoinError>) {
+        let (partition, epoch, ended) = match done {
+            Ok(Done::Reader {
+                partition,
+                epoch,
+                ended,
+            }) => (partition, epoch, ended),
+            Ok(Done::Retention) => return,
+            Err(error) => {
+                tracing::error!(%error, "a reader of the history failed; its partitions are taken again");
+                // Which one is not known. Those that go on stop at their next transaction, as the epoch is raised.
+                self.held.clear();
+                return;
+            }
+        };
+        let ours = self.held.get(&partition).is_some_and(|h| h.epoch == epoch);
+        if ours {
+            self.held.remove(&partition);
+        }
+        match &ended {
+            Ended::Told | Ended::Lost => {
+                tracing::debug!(partition, epoch, reason = %ended, "the history leaves a partition");
+            }
+            Ended::Read(error) => {
+                tracing::error!(
+                    topic = self.topic,
+                    partition,
+                    %error,
+                    "the history cannot read a partition on from where its store stands; where the topic was made anew, delete the store: it is rebuilt from what the topics have"
+                );
+                self.broken.insert(partition, Instant::now());
+            }
+            Ended::Store(_) | Ended::Late | Ended::Journal(_) => {
+                tracing::warn!(
+                    partition,
+                    error = chain(&ended),
+                    "the history could not store what it read; it reads it again"
+                );
+            }
+        }
+        if !matches!(ended, Ended::Lost) {
+            let store = Arc::clone(&self.around.store);
+            let freed = store.extend(&self.topic, partition, epoch, Millis(0));
+            if let Ok(Err(error)) = timeout(FAREWELL_WITHIN, freed).await {
+                tracing::debug!(
+                    error = chain(&error),
+                    "a lease was not given back; it ends by itself"
+                );
+            }
+        }
+    }
+
+    /// How far behind this process's partitions are.
+    async fn measure(&mut self) {
+        let metrics = Arc::clone(&self.around.metrics);
+        metrics
+            .owned
+            .set(i64::try_from(self.held.len()).unwrap_or(i64::MAX));
+        metrics
+            .stopped
+            .set(i64::try_from(self.broken.len()).unwrap_or(i64::MAX));
+        let mut lag = 0_u64;
+        let mut oldest = Duration::ZERO;
+        for (partition, held) in &mut self.held {
+            let asked_at = self.around.clock.now();
+            let end = self.around.journal.end(&self.topic, *partition);
+            if let Ok(Ok(end)) = timeout(TICK, end).await {
+                let behind = end.saturating_sub(held.next.load(Ordering::Relaxed));
+                lag = lag.saturating_add(behind);
+                if behind == 0 {
+                    held.complete_at = asked_at;
+                }
+            }
+            oldest = oldest.max(asked_at.since(held.complete_at));
+        }
+        metrics.lag(&self.topic, lag);
+        metrics.oldest.set(oldest.as_secs_f64());
+    }
+
+    /// Lets the readers store what they are storing, and gives everything back.
+    async fn stop(mut self) {
+        for held in self.held.values() {
+            held.stop.send_replace(true);
+        }
+        let mut epochs: BTreeMap<u32, u64> = self
+            .held
+            .iter()
+            .map(|(partition, held)| (*partition, held.epoch))
+            .collect();
+        let drain = async {
+            while let Some(done) = self.running.join_next().await {
+                if let Ok(Done::Reader {
+                    partition,
+                    ended: Ended::Lost,
+                    ..
+                }) = done
+                {
+                    epochs.remove(&partition);
+                }
+            }
+        };
+        if timeout(STOP_WITHIN, drain).await.is_err() {
+            tracing::warn!(
+                "the history store did not take in time what was read; it is read again by the next process"
+            );
+            self.running.shutdown().await;
+        }
+        let store = &self.around.store;
+        let farewell = async {
+            for (partition, epoch) in epochs {
+                store
+                    .extend(&self.topic, partition, epoch, Millis(0))
+                    .await?;
+            }
+            store.farewell(&self.config.worker).await
+        };
+        if let Ok(Err(error)) = timeout(FAREWELL_WITHIN, farewell).await {
+            tracing::debug!(
+                error = chain(&error),
+                "leases were not given back; they end by themselves"
+            );
+        }
+    }
+}
+
+/// Deletes what is older than the retention, as long as it is polled.
+async fn retain(around: Surroundings, first: Arc<AtomicBool>, topic: String) {
+    loop {
+        tokio::time::sleep(RETENTION_EVERY.min(around.retention)).await;
+        if !first.load(Ordering::Relaxed) {
+            continue;
+        }
+        let span = i64::try_from(around.retention.as_millis()).unwrap_or(i64::MAX);
+        let before = Millis(around.clock.now().0.saturating_sub(span));
+        loop {
+            match around.store.delete_older(before, RETENTION_ROWS).await {
+                Ok(0) => break,
+                Ok(rows) => around.metrics.deleted.inc_by(rows),
+                Err(error) => {
+                    tracing::debug!(error = chain(&error), "old attempts were not deleted now");
+                    break;
+                }
+            }
+            tokio::time::sleep(RETENTION_PAUSE).await;
+        }
+        if let Err(error) = around.store.forget_before(&topic, before).await {
+            tracing::debug!(
+                error = chain(&error),
+                "how far the history reaches was not noted"
+            );
+        }
+    }
+}
+
+/// Partitions that each of so many processes reads.
+fn share(partitions: u32, workers: u64) -> usize {
+    let share = u64::from(partitions).div_ceil(workers.max(1));
+    usize::try_from(share).unwrap_or(usize::MAX)
+}
+
+/// An error and what it came from, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        source = inner.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;

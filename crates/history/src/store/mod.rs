@@ -1,0 +1,260 @@
+//! The SQL store: a view of the topics that people can ask. SQLite, or PostgreSQL by URL; what is said to both is the same.
+//!
+//! The store owns the offsets: rows and the offset up to which they go move in one transaction, which compares the offset and the lease it
+//! was read under before it moves them. So a record is in the store once, however often it was read and by whomever; and the store may be
+//! deleted, as what the topics still have comes back.
+
+mod lease;
+mod query;
+mod retention;
+mod rows;
+mod write;
+
+pub use query::{AttemptFilter, AttemptPage, DeliveryView, Place, RunView};
+
+pub(crate) use lease::Lease;
+pub(crate) use write::{Batch, WriteError};
+
+use std::time::Duration;
+
+use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+use sqlx::{AnyPool, ConnectOptions as _, Executor as _};
+use tokio::sync::{OnceCell, Semaphore};
+
+/// The migrations in their order. One that was released is never changed.
+const MIGRATIONS: [(i64, &str, &str); 1] = [(
+    1,
+    "attempts",
+    include_str!("../../migrations/0001_attempts.sql"),
+)];
+
+/// How long a question waits for a connection.
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+/// Transactions at the same time. SQLite has one writer anyway.
+const WRITERS_POSTGRES: usize = 4;
+/// Questions at the same time, besides.
+const READERS: u32 = 4;
+
+/// Settings of each SQLite connection. What a crash of the machine takes away is read again from the topics, so that not every transaction
+/// has to wait for the disk.
+const PRAGMAS: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA busy_timeout = 10000; \
+     PRAGMA journal_size_limit = 67108864; PRAGMA cache_size = -8000; PRAGMA temp_store = MEMORY;";
+
+/// Which database it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dialect {
+    Sqlite,
+    Postgres,
+}
+
+/// Why the store did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The URL names no store.
+    #[error("history.url: must be sqlite://FILE or postgres://USER@HOST/DATABASE")]
+    Url(#[source] sqlx::Error),
+    /// The database does not answer, or says no.
+    #[error("the history store did not answer as it should")]
+    Database(#[from] sqlx::Error),
+    /// Its tables cannot be brought to this version.
+    #[error(
+        "the tables of the history store cannot be brought to this version; one that a newer version made needs that version, or another history.url"
+    )]
+    Migrate(#[from] MigrateError),
+    /// It holds what another system wrote.
+    #[error(
+        "the history store holds attempts of topic {found}, not of {wanted}: name another store in history.url, or delete this one"
+    )]
+    Foreign {
+        /// The topic whose attempts it holds.
+        found: String,
+        /// The topic of this system.
+        wanted: String,
+    },
+    /// What is in it cannot be read.
+    #[error("{what} in the history store cannot be read")]
+    Damaged {
+        /// What.
+        what: &'static str,
+    },
+}
+
+/// The SQL store.
+pub struct Store {
+    pool: AnyPool,
+    dialect: Dialect,
+    migrated: OnceCell<()>,
+    writers: Semaphore,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The URL may hold a password.
+        f.debug_struct("Store")
+            .field("dialect", &self.dialect)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// The store at this URL. Nothing is asked of it yet: it need not be there.
+    ///
+    /// # Errors
+    /// When the URL is none of a store.
+    pub fn new(url: &str) -> Result<Self, StoreError> {
+        sqlx::any::install_default_drivers();
+        let dialect = match url.split_once("://") {
+            Some(("sqlite", _)) => Dialect::Sqlite,
+            _ => Dialect::Postgres,
+        };
+        let url = match dialect {
+            Dialect::Sqlite => sqlite_url(url),
+            Dialect::Postgres => url.to_owned(),
+        };
+        let options: AnyConnectOptions = url.parse().map_err(StoreError::Url)?;
+        let options = options.disable_statement_logging();
+        let writers = match dialect {
+            Dialect::Sqlite => 1,
+            Dialect::Postgres => WRITERS_POSTGRES,
+        };
+        let connections = READERS + u32::try_from(writers).unwrap_or(1);
+        let pool = AnyPoolOptions::new()
+            .max_connections(connections)
+            .acquire_timeout(CONNECT_WITHIN)
+            .after_connect(move |connection, _| {
+                Box::pin(async move {
+                    if dialect == Dialect::Sqlite {
+                        connection.execute(PRAGMAS).await?;
+                    }
+                    Ok(())
+                })
+            })
+            .connect_lazy_with(options);
+        Ok(Self {
+            pool,
+            dialect,
+            migrated: OnceCell::new(),
+            writers: Semaphore::new(writers),
+        })
+    }
+
+    /// Its connections, once the tables are there.
+    async fn pool(&self) -> Result<&AnyPool, StoreError> {
+        self.migrated
+            .get_or_try_init(|| async {
+                let migrations = MIGRATIONS.map(|(version, name, sql)| {
+                    Migration::new(
+                        version,
+                        name.into(),
+                        MigrationType::Simple,
+                        sql.into(),
+                        false,
+                    )
+                });
+                let migrator = Migrator {
+                    migrations: migrations.to_vec().into(),
+                    ..Migrator::DEFAULT
+                };
+                migrator.run(&self.pool).await
+            })
+            .await?;
+        Ok(&self.pool)
+    }
+
+    /// Asks whether it is there, and makes its tables where they are missing.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn check(&self) -> Result<(), StoreError> {
+        let pool = self.pool().await?;
+        sqlx::query("SELECT 1").execute(pool).await?;
+        Ok(())
+    }
+
+    /// Ends its connections.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+/// The file is made where there is none. What means something in a URL is written so that it means itself.
+fn sqlite_url(url: &str) -> String {
+    let (path, query) = match url.split_once('?') {
+        Some((path, query)) => (path, format!("{query}&")),
+        None => (url, String::new()),
+    };
+    let path = path
+        .replace('%', "%25")
+        .replace('#', "%23")
+        .replace(' ', "%20");
+    let mode = if query.contains("mode=") {
+        ""
+    } else {
+        "mode=rwc"
+    };
+    format!("{path}?{query}{mode}")
+}
+
+/// A statement and what is bound to it. Both databases know `$1`.
+#[derive(Default)]
+struct Statement {
+    text: String,
+    arguments: Vec<Argument>,
+}
+
+/// A value that is bound.
+enum Argument {
+    Number(i64),
+    Text(String),
+}
+
+impl Statement {
+    fn new(text: impl Into<String>) -> Self {
+        Self {
+            text: text.into(),
+            arguments: Vec::new(),
+        }
+    }
+
+    fn push(&mut self, text: &str) {
+        self.text.push_str(text);
+    }
+
+    fn argument(&mut self, argument: Argument) {
+        self.arguments.push(argument);
+        self.text.push_str(&format!("${}", self.arguments.len()));
+    }
+
+    fn number(&mut self, number: i64) {
+        self.argument(Argument::Number(number));
+    }
+
+    fn text(&mut self, text: &str) {
+        self.argument(Argument::Text(text.to_owned()));
+    }
+
+    async fn fetch(&self, pool: &AnyPool) -> Result<Vec<sqlx::any::AnyRow>, sqlx::Error> {
+        let mut query = sqlx::query(&self.text);
+        for argument in &self.arguments {
+            query = match argument {
+                Argument::Number(number) => query.bind(*number),
+                Argument::Text(text) => query.bind(text.as_str()),
+            };
+        }
+        query.fetch_all(pool).await
+    }
+}
+
+/// Offsets and epochs as SQL has them: 63 bits.
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn unsigned(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests;

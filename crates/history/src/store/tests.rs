@@ -1,0 +1,337 @@
+//! The store on SQLite in a directory of the test, and on PostgreSQL where there is one.
+
+use super::*;
+use crate::testing::{self, attempt, said};
+use hookline_model::time::Millis;
+
+const TOPIC: &str = "h.attempts";
+
+async fn lease(store: &Store, worker: &str) -> Lease {
+    store.prepare(TOPIC, 1).await.unwrap();
+    let seen = store.leases(TOPIC).await.unwrap().remove(0);
+    let taken = store.take(TOPIC, &seen, worker, Millis(1_000_000)).await;
+    taken.unwrap().expect("nobody else is there")
+}
+
+fn batch<'a>(lease: &'a Lease, attempts: &'a [crate::AttemptLine], next: u64) -> Batch<'a> {
+    Batch {
+        lease,
+        attempts,
+        next,
+        claim_epoch: 1,
+        kept_from: Some((0, Millis(5))),
+        missed: 0,
+        lease_until: Millis(1_000_000),
+    }
+}
+
+async fn rows_and_offset_move_together_or_not_at_all(store: Store) {
+    let mut first = lease(&store, "one").await;
+    let attempts = [attempt(0, 0, "a"), attempt(0, 1, "b")];
+    store.write(&batch(&first, &attempts, 1)).await.unwrap();
+    // The same again, from the same place: the store is further.
+    let again = store.write(&batch(&first, &attempts, 1)).await;
+    assert!(matches!(again, Err(WriteError::Lost { .. })), "{again:?}");
+    first.next = Some(1);
+    // Another takes over; the first one goes on as if nothing were.
+    let second = lease(&store, "two").await;
+    assert_eq!((second.epoch, second.next), (first.epoch + 1, Some(1)));
+    let late = [attempt(1, 0, "c")];
+    let zombie = store.write(&batch(&first, &late, 2)).await;
+    assert!(matches!(zombie, Err(WriteError::Lost { .. })), "{zombie:?}");
+    assert_eq!(store.count().await.unwrap(), 2);
+    store.write(&batch(&second, &late, 2)).await.unwrap();
+    assert_eq!(store.count().await.unwrap(), 3);
+    assert_eq!(store.kept_from().await.unwrap(), Some(Millis(5)));
+    store.close().await;
+}
+
+async fn what_goes_in_comes_out(store: Store) {
+    let lease = lease(&store, "one").await;
+    let mut full = said(7);
+    full.webhook = "full\0".into();
+    full.event_id = "a 'quoted' \"id\"\0".into();
+    let attempts = [full.without_nul()];
+    store.write(&batch(&lease, &attempts, 8)).await.unwrap();
+    let all = AttemptFilter::default();
+    let page = store.attempts("shop", &all, None, 10).await.unwrap();
+    assert_eq!(page.items, attempts);
+    assert_eq!(page.next, None);
+    let id = &attempts[0].id;
+    let one = store.attempt("shop", id).await.unwrap();
+    assert_eq!(one.as_ref(), Some(&attempts[0]));
+    for (project, id) in [("other", id.as_str()), ("shop", "dlv_x.0.1"), ("shop", "x")] {
+        assert_eq!(store.attempt(project, id).await.unwrap(), None);
+        assert_eq!(store.delivery(project, id).await.unwrap(), None);
+    }
+    store.close().await;
+}
+
+async fn pages_are_stable_while_more_comes_in(store: Store) {
+    let mut lease = lease(&store, "one").await;
+    let mut attempts: Vec<_> = (0..250).map(|n| attempt(n, 0, "a")).collect();
+    for (line, n) in attempts.iter_mut().zip(0..) {
+        // Many at the same moment.
+        line.started_ms = 1_700_000_000_000 + n / 10;
+    }
+    store.write(&batch(&lease, &attempts, 250)).await.unwrap();
+    lease.next = Some(250);
+    let all = AttemptFilter::default();
+    let mut seen = Vec::new();
+    let mut after = None;
+    loop {
+        let page = store.attempts("shop", &all, after, 40).await.unwrap();
+        seen.extend(page.items.iter().map(|line| line.position.offset));
+        let next = lease.next.unwrap();
+        let mut newer = [attempt(next, 0, "a")];
+        newer[0].started_ms = 1_800_000_000_000;
+        store.write(&batch(&lease, &newer, next + 1)).await.unwrap();
+        lease.next = Some(next + 1);
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    let expected: Vec<u64> = (0..250).rev().collect();
+    assert_eq!(seen, expected);
+    store.close().await;
+}
+
+async fn filters_take_what_they_say(store: Store) {
+    let lease = lease(&store, "one").await;
+    let mut attempts: Vec<_> = (0..4).map(|n| attempt(n, 0, "a")).collect();
+    let odd = &mut attempts[1];
+    odd.webhook = "b".into();
+    odd.outcome = "failed";
+    odd.status = Some(503);
+    odd.error_class = Some("status".into());
+    odd.attempt = 2;
+    odd.url = Some("https://b.example.com/x?key=1".into());
+    odd.event_id = "odd".into();
+    odd.event_type = "odd.type".into();
+    odd.event_key = "odd key".into();
+    odd.delivery_id = "dlv_odd".into();
+    odd.contact = crate::ContactView::of(Some("7".into()), Some("a@b".into()), Some("+1".into()));
+    odd.started_ms += 10_000;
+    let at = odd.started_ms;
+    store.write(&batch(&lease, &attempts, 4)).await.unwrap();
+    let text = |text: &str| Some(text.to_owned());
+    let none = AttemptFilter::default;
+    let filters = [
+        AttemptFilter {
+            webhook: text("b"),
+            ..none()
+        },
+        AttemptFilter {
+            outcome: text("failed"),
+            ..none()
+        },
+        AttemptFilter {
+            status: Some((500, 599)),
+            ..none()
+        },
+        AttemptFilter {
+            status: Some((503, 503)),
+            ..none()
+        },
+        AttemptFilter {
+            error_class: text("status"),
+            ..none()
+        },
+        AttemptFilter {
+            attempt: Some(2),
+            ..none()
+        },
+        AttemptFilter {
+            endpoint: text("https://b.example.com/x"),
+            ..none()
+        },
+        AttemptFilter {
+            endpoint: text("https://b.example.com/x?key=2"),
+            ..none()
+        },
+        AttemptFilter {
+            delivery: text("dlv_odd"),
+            ..none()
+        },
+        AttemptFilter {
+            event_id: text("odd"),
+            ..none()
+        },
+        AttemptFilter {
+            event_type: text("odd.type"),
+            ..none()
+        },
+        AttemptFilter {
+            key: text("odd key"),
+            ..none()
+        },
+        AttemptFilter {
+            contact: text("7"),
+            ..none()
+        },
+        AttemptFilter {
+            contact: text("a@b"),
+            ..none()
+        },
+        AttemptFilter {
+            contact: text("+1"),
+            ..none()
+        },
+        AttemptFilter {
+            from: Some(Millis(at)),
+            ..none()
+        },
+        AttemptFilter {
+            from: Some(Millis(at)),
+            to: Some(Millis(at + 1)),
+            webhook: text("b"),
+            ..none()
+        },
+    ];
+    for filter in filters {
+        let page = store.attempts("shop", &filter, None, 10).await.unwrap();
+        let found: Vec<_> = page.items.iter().map(|l| l.position.offset).collect();
+        assert_eq!(found, [1], "{filter:?}");
+        let page = store.attempts("other", &filter, None, 10).await.unwrap();
+        assert_eq!(page.items, [], "{filter:?}");
+    }
+    let before = AttemptFilter {
+        to: Some(Millis(at)),
+        ..none()
+    };
+    let page = store.attempts("shop", &before, None, 10).await.unwrap();
+    assert_eq!(page.items.len(), 3);
+    let hostile = AttemptFilter {
+        webhook: text("b' OR '1'='1\0"),
+        ..none()
+    };
+    let page = store.attempts("shop", &hostile, None, 10).await.unwrap();
+    assert_eq!(page.items, []);
+    store.close().await;
+}
+
+async fn a_delivery_stands_as_its_last_attempt_says(store: Store) {
+    let mut lease = lease(&store, "one").await;
+    let tried = |offset: u64, number: u32, outcome: &'static str| {
+        let mut line = attempt(offset, 0, "a");
+        line.delivery_id = "dlv_x".into();
+        line.id = format!("dlv_x.0.{number}");
+        line.attempt = number;
+        line.outcome = outcome;
+        line.due_ms = (outcome == "failed").then_some(line.started_ms + 1000);
+        line.next_attempt_at = line.due_ms.map(|ms| Millis(ms).to_rfc3339());
+        line
+    };
+    let mut first = [tried(0, 1, "failed"), tried(1, 2, "failed")];
+    first[0].stray = false;
+    store.write(&batch(&lease, &first, 2)).await.unwrap();
+    lease.next = Some(2);
+    let found = store.delivery("shop", "dlv_x").await.unwrap().unwrap();
+    assert_eq!((found.outcome, found.attempts.len()), ("failed", 2));
+    assert!(found.next_attempt_at.is_some());
+    let mut stray = tried(3, 2, "exhausted");
+    stray.stray = true;
+    let mut end = tried(4, 3, "delivered");
+    end.started_ms += 60_000;
+    let then = [end, stray];
+    store.write(&batch(&lease, &then, 5)).await.unwrap();
+    let found = store.delivery("shop", "dlv_x").await.unwrap().unwrap();
+    assert_eq!((found.outcome, found.attempts.len()), ("delivered", 4));
+    assert_eq!(found.next_attempt_at, None);
+    assert_eq!(found.runs.len(), 1);
+    let run = &found.runs[0];
+    assert_eq!((run.run, run.attempts, run.outcome), (0, 3, "delivered"));
+    assert!(run.first_attempt_at < run.last_attempt_at);
+    // Of two with one identity the one that counts.
+    let one = store.attempt("shop", "dlv_x.0.2").await.unwrap().unwrap();
+    assert_eq!((one.outcome, one.stray), ("failed", false));
+    store.close().await;
+}
+
+async fn what_is_old_goes_in_small_parts(store: Store) {
+    let lease = lease(&store, "one").await;
+    let mut attempts: Vec<_> = (0..30).map(|n| attempt(n, 0, "a")).collect();
+    for (line, n) in attempts.iter_mut().zip(0..) {
+        line.delivery_id = format!("dlv_{n}");
+        line.started_ms = n;
+    }
+    store.write(&batch(&lease, &attempts, 30)).await.unwrap();
+    let mut parts = Vec::new();
+    loop {
+        match store.delete_older(Millis(25), 10).await.unwrap() {
+            0 => break,
+            rows => parts.push(rows),
+        }
+    }
+    assert_eq!(parts, [20, 20, 10]);
+    assert_eq!(store.count().await.unwrap(), 5);
+    assert_eq!(store.delivery("shop", "dlv_24").await.unwrap(), None);
+    assert!(store.delivery("shop", "dlv_25").await.unwrap().is_some());
+    store.forget_before(TOPIC, Millis(25)).await.unwrap();
+    assert_eq!(store.kept_from().await.unwrap(), Some(Millis(25)));
+    store.close().await;
+}
+
+async fn an_export_is_the_whole_in_parts(store: Store) {
+    let lease = lease(&store, "one").await;
+    let mut attempts: Vec<_> = (0..1100).map(|n| attempt(n, 0, "a")).collect();
+    attempts[3].event_id = "=cmd|' /C calc'!A0".into();
+    store.write(&batch(&lease, &attempts, 1100)).await.unwrap();
+    for (format, lines) in [
+        (crate::ExportFormat::Csv, 1101),
+        (crate::ExportFormat::JsonLines, 1100),
+    ] {
+        let mut export = crate::Export::new(&store, "shop", AttemptFilter::default(), format);
+        let mut parts = 0;
+        let mut whole = String::new();
+        while let Some(part) = export.next().await.unwrap() {
+            parts += 1;
+            whole.push_str(std::str::from_utf8(&part).unwrap());
+        }
+        assert_eq!((parts, whole.lines().count()), (3, lines));
+        let safe = whole.contains("\"'=cmd");
+        assert_eq!(safe, format == crate::ExportFormat::Csv);
+    }
+    store.close().await;
+}
+
+async fn a_store_of_another_system_is_refused(store: Store) {
+    store.prepare(TOPIC, 2).await.unwrap();
+    store.prepare(TOPIC, 3).await.unwrap();
+    assert_eq!(store.leases(TOPIC).await.unwrap().len(), 3);
+    let refused = store.prepare("other.attempts", 1).await.unwrap_err();
+    assert!(refused.to_string().contains("h.attempts"), "{refused}");
+    store.close().await;
+}
+
+/// Each function on both databases.
+macro_rules! both_stores {
+    ($($name:ident),+ $(,)?) => {
+        mod sqlite {
+            $(#[tokio::test]
+            async fn $name() {
+                let dir = tempfile::tempdir().unwrap();
+                super::$name(super::testing::sqlite(dir.path())).await;
+            })+
+        }
+        mod postgres {
+            $(#[tokio::test]
+            async fn $name() {
+                let Some(server) = super::testing::postgres() else { return };
+                super::$name(server.store()).await;
+            })+
+        }
+    };
+}
+
+both_stores!(
+    rows_and_offset_move_together_or_not_at_all,
+    what_goes_in_comes_out,
+    pages_are_stable_while_more_comes_in,
+    filters_take_what_they_say,
+    a_delivery_stands_as_its_last_attempt_says,
+    what_is_old_goes_in_small_parts,
+    an_export_is_the_whole_in_parts,
+    a_store_of_another_system_is_refused,
+);
