@@ -1,5 +1,7 @@
 //! Attempts as a file, written while it is read: what is held is one page.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use crate::store::{AttemptFilter, Place, Store, StoreError};
@@ -76,8 +78,8 @@ const COLUMNS: [&str; 24] = [
 ];
 
 /// An export under way.
-pub struct Export<'a> {
-    store: &'a Store,
+pub struct Export {
+    store: Arc<Store>,
     project: String,
     filter: AttemptFilter,
     format: ExportFormat,
@@ -91,11 +93,11 @@ enum From {
     Done,
 }
 
-impl<'a> Export<'a> {
+impl Export {
     /// All attempts of a project that a filter takes, latest first.
     #[must_use]
     pub fn new(
-        store: &'a Store,
+        store: Arc<Store>,
         project: &str,
         filter: AttemptFilter,
         format: ExportFormat,

@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::AttemptLine;
 use crate::decode::{Decoded, decode, lines};
 use crate::metrics::HistoryMetrics;
-use crate::stage::LEASE;
+use crate::stage::{LEASE, told};
 use crate::store::{Batch, Lease, Store, StoreError, WriteError};
 
 /// What a partition may have read ahead.
@@ -125,8 +125,7 @@ impl Partition {
         loop {
             let collected = tokio::select! {
                 biased;
-                // The side that tells being gone is the same.
-                _ = stop.wait_for(|stop| *stop) => return Ended::Told,
+                () = told(&mut stop) => return Ended::Told,
                 collected = self.collect() => collected,
             };
             let stored = match collected {

@@ -139,7 +139,7 @@ impl History {
 
     /// Reads until told to stop. What goes wrong is logged and tried again: nothing else depends on it.
     pub async fn run(self, mut stop: watch::Receiver<bool>) {
-        let (tell, told) = watch::channel(false);
+        let (tell, retention) = watch::channel(false);
         let mut supervisor = Supervisor {
             config: self.config,
             topic: self.topic,
@@ -152,14 +152,13 @@ impl History {
             complained: None,
             first: Arc::default(),
         };
-        supervisor.start_retention(told);
+        supervisor.start_retention(retention);
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
-                // The side that tells being gone is the same.
-                _ = stop.wait_for(|stop| *stop) => break,
+                () = told(&mut stop) => break,
                 Some(done) = supervisor.running.join_next() => supervisor.ended(done).await,
                 _ = tick.tick() => supervisor.tick().await,
             }
@@ -179,7 +178,7 @@ impl Supervisor {
         let (first, topic) = (Arc::clone(&self.first), self.topic.clone());
         self.running.spawn(async move {
             tokio::select! {
-                _ = stop.wait_for(|stop| *stop) => {}
+                () = told(&mut stop) => {}
                 () = retain(around, first, topic) => {}
             }
             Done::Retention
@@ -469,6 +468,11 @@ async fn retain(around: Surroundings, first: Arc<AtomicBool>, topic: String) {
             );
         }
     }
+}
+
+/// Resolves when it is time to stop; that the side that tells is gone is the same.
+pub(crate) async fn told(stop: &mut watch::Receiver<bool>) {
+    drop(stop.wait_for(|stop| *stop).await);
 }
 
 /// Partitions that each of so many processes reads.

@@ -125,6 +125,23 @@ pub(crate) struct OutgoingConfig {
     pub(crate) proxy: Option<EgressProxy>,
 }
 
+/// `[history]`.
+#[derive(Clone)]
+pub(crate) struct HistoryConfig {
+    /// Where the SQL store is. It may hold a password.
+    pub(crate) url: String,
+    /// How long attempts are kept there.
+    pub(crate) retention: Duration,
+}
+
+impl fmt::Debug for HistoryConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HistoryConfig")
+            .field("retention", &self.retention)
+            .finish_non_exhaustive()
+    }
+}
+
 /// The whole configuration, checked.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
@@ -134,6 +151,8 @@ pub(crate) struct Config {
     pub(crate) listen: SocketAddr,
     /// `[outgoing]`.
     pub(crate) outgoing: OutgoingConfig,
+    /// `[history]`.
+    pub(crate) history: HistoryConfig,
     /// `[secrets] key_file`.
     pub(crate) key_file: PathBuf,
     /// `HOOKLINE_SECRETS_KEY`, which wins over the file.

@@ -15,6 +15,7 @@ mod config;
 mod dev;
 mod endpoints;
 mod engine;
+mod history;
 mod http;
 mod lag;
 mod logs;

@@ -16,6 +16,7 @@ use hookline_fanout::{Fanout, FanoutConfig};
 use crate::api::Api;
 use crate::cli::Role;
 use crate::engine::{self, System, worker_name};
+use crate::history;
 use crate::lag::{self, Lag};
 use crate::output::Exit;
 use crate::process::Process;
@@ -24,7 +25,7 @@ use crate::tasks::{Kind, Start};
 
 /// Whether a role has something to run in this version.
 pub(crate) fn runs(role: Role) -> bool {
-    !matches!(role, Role::History | Role::Jobs)
+    role != Role::Jobs
 }
 
 /// Starts the roles and what they stand on.
@@ -53,6 +54,7 @@ pub(crate) fn start(process: &mut Process, system: &System, roles: &[Role]) -> R
         process.metrics.own(),
     )
     .map_err(|error| Exit::from_error(&error))?;
+    let store = history::store(&system.config)?;
     let way = engine::way_out(&system.config, &system.clock)?;
     for role in roles {
         match role {
@@ -64,13 +66,18 @@ pub(crate) fn start(process: &mut Process, system: &System, roles: &[Role]) -> R
                 .start(Kind::Dispatch, dispatch(process, system, &way)),
             // retry.* → retry.* → deliveries: plain copiers, each topic with one delay.
             Role::Tiers => process.tasks.start(Kind::Tiers, tiers(process, system)),
-            // Accepted words whose stages are still to come.
-            Role::History | Role::Jobs => {}
+            // attempts → SQL, for people.
+            Role::History => {
+                let history = history::start(process, system, &store);
+                process.tasks.start(Kind::History, history);
+            }
+            // An accepted word whose stage is still to come.
+            Role::Jobs => {}
             // Both answer over HTTP: events in, and everything else.
             Role::Ingest | Role::Api => {}
         }
     }
-    let api = Api::new(system, roles, way);
+    let api = Api::new(system, roles, way, store);
     process.pages.started(system.journal(), lag, api);
     Ok(())
 }

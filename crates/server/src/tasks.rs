@@ -6,6 +6,7 @@
 //! | `fanout` | started again, ever later | finishes, commits | 2 readers |
 //! | `tiers` | started again, ever later | finishes, commits | 2 readers |
 //! | `dispatch` | started again, ever later | drains what is in flight | 3 dispatch |
+//! | `history` | started again, ever later | stores what it has read | 4 followers |
 //! | `registry` | the process stops (its view would be out of date) | finishes | 4 followers |
 //! | `receiver` | the process stops | aborted | 4 followers |
 //! | `view` | logged | finishes (gives the terminal back) | 5 doors |
@@ -51,6 +52,8 @@ pub(crate) enum Kind {
     Tiers,
     /// The role `dispatch`.
     Dispatch,
+    /// The role `history`.
+    History,
     /// Follows the registry.
     Registry,
     /// The built-in receiver.
@@ -113,6 +116,7 @@ impl Kind {
             Self::Fanout => "fanout",
             Self::Tiers => "tiers",
             Self::Dispatch => "dispatch",
+            Self::History => "history",
             Self::Registry => "registry",
             Self::Receiver => "receiver",
             Self::View => "view",
@@ -126,6 +130,7 @@ impl Kind {
             Self::Samples => (OnError::Log, OnCancel::Abort, Stage::Intake),
             Self::Fanout | Self::Tiers => (OnError::Restart, OnCancel::Wait, Stage::Readers),
             Self::Dispatch => (OnError::Restart, OnCancel::Wait, Stage::Dispatch),
+            Self::History => (OnError::Restart, OnCancel::Wait, Stage::Followers),
             Self::Registry => (OnError::Stop, OnCancel::Wait, Stage::Followers),
             Self::Receiver => (OnError::Stop, OnCancel::Abort, Stage::Followers),
             Self::View => (OnError::Log, OnCancel::Wait, Stage::Doors),

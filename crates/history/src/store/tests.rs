@@ -1,5 +1,7 @@
 //! The store on SQLite in a directory of the test, and on PostgreSQL where there is one.
 
+use std::sync::Arc;
+
 use super::*;
 use crate::testing::{self, attempt, said};
 use hookline_model::time::Millis;
@@ -274,6 +276,7 @@ async fn what_is_old_goes_in_small_parts(store: Store) {
 }
 
 async fn an_export_is_the_whole_in_parts(store: Store) {
+    let store = Arc::new(store);
     let lease = lease(&store, "one").await;
     let mut attempts: Vec<_> = (0..1100).map(|n| attempt(n, 0, "a")).collect();
     attempts[3].event_id = "=cmd|' /C calc'!A0".into();
@@ -282,7 +285,8 @@ async fn an_export_is_the_whole_in_parts(store: Store) {
         (crate::ExportFormat::Csv, 1101),
         (crate::ExportFormat::JsonLines, 1100),
     ] {
-        let mut export = crate::Export::new(&store, "shop", AttemptFilter::default(), format);
+        let mut export =
+            crate::Export::new(Arc::clone(&store), "shop", AttemptFilter::default(), format);
         let mut parts = 0;
         let mut whole = String::new();
         while let Some(part) = export.next().await.unwrap() {

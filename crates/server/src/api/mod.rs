@@ -1,8 +1,10 @@
-//! REST: `/v1/…`. What is behind it is the registry (resources), the ingest crate (events) and the outside client (test sends).
+//! REST: `/v1/…`. What is behind it is the registry (resources), the ingest crate (events), the outside client (test sends)
+//! and the history (attempts).
 //!
 //! Reading order: `caller` (who may), `request` (what requests bring), `problem` (what goes wrong), then a file for each resource. Every
 //! path stands in [`routes`], and in `openapi.yaml`, which a test holds against it.
 
+mod attempts;
 mod caller;
 mod connectors;
 mod event_types;
@@ -25,6 +27,7 @@ use axum::Router;
 use axum::routing::{MethodRouter, get, post};
 use hookline_dispatch::WayOut;
 use hookline_dispatch::guard::UrlPolicy;
+use hookline_history::Store;
 use hookline_model::time::Clock;
 use hookline_registry::{Registry, Snapshot};
 use parking_lot::Mutex;
@@ -53,6 +56,8 @@ pub(crate) struct Api {
     pub(crate) urls: Arc<UrlPolicy>,
     /// The way to endpoints, for tests and verification.
     pub(crate) endpoints: Endpoints,
+    /// What became of deliveries.
+    pub(crate) history: Arc<Store>,
     /// The way of events to the journal.
     publishing: Publishing,
     /// What this process was started for.
@@ -63,12 +68,13 @@ pub(crate) struct Api {
 
 impl Api {
     /// The API of a process with these roles.
-    pub(crate) fn new(system: &System, roles: &[Role], way: WayOut) -> Self {
+    pub(crate) fn new(system: &System, roles: &[Role], way: WayOut, history: Arc<Store>) -> Self {
         Self {
             registry: system.registry.clone(),
             clock: Arc::clone(&system.clock),
             urls: Arc::clone(way.urls()),
             endpoints: Endpoints::new(&system.config, &system.clock, way),
+            history,
             publishing: Publishing::new(system),
             roles: roles.iter().copied().collect(),
             current_at: Mutex::new(None),
@@ -125,6 +131,16 @@ pub(crate) fn routes() -> Vec<(&'static str, MethodRouter<Arc<Pages>>)> {
                 .delete(projects::delete),
         ),
         ("/v1/projects/{project}/events", post(events::publish)),
+        ("/v1/projects/{project}/attempts", get(attempts::list)),
+        (
+            "/v1/projects/{project}/attempts/export",
+            get(attempts::export),
+        ),
+        ("/v1/projects/{project}/attempts/{id}", get(attempts::show)),
+        (
+            "/v1/projects/{project}/deliveries/{id}",
+            get(attempts::delivery),
+        ),
         (
             "/v1/projects/{project}/webhooks",
             get(webhooks::list).post(webhooks::create),

@@ -14,6 +14,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hookline_model::limits::{OVERLAP_DEFAULT, OVERLAP_MAX};
 use hookline_model::resource::FieldError;
+use hookline_model::time::Millis;
 use hookline_model::units::parse_duration;
 use serde_json::{Map, Value, json};
 
@@ -286,6 +287,25 @@ impl Parameters {
         }
     }
 
+    /// A text, if it is there and not empty.
+    pub(crate) fn text(&self, name: &str) -> Option<String> {
+        self.0.get(name).filter(|text| !text.is_empty()).cloned()
+    }
+
+    /// A moment in RFC 3339, if it is there.
+    pub(crate) fn moment(&self, name: &str) -> Result<Option<Millis>, Problem> {
+        let Some(text) = self.0.get(name) else {
+            return Ok(None);
+        };
+        match text.parse::<jiff::Timestamp>() {
+            Ok(moment) => Ok(Some(Millis(moment.as_millisecond()))),
+            Err(_) => Err(Problem::parameter(
+                name,
+                "must be a moment as in RFC 3339: 2026-01-31T12:00:00Z",
+            )),
+        }
+    }
+
     /// How many items, and behind which.
     pub(crate) fn page(&self, scope: &str) -> Result<Page, Problem> {
         let limit = match self.0.get("limit") {
@@ -324,6 +344,21 @@ pub(crate) struct Page {
 }
 
 impl Page {
+    /// How many items are wanted.
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// The key of the item behind which they begin.
+    pub(crate) fn after(&self) -> Option<&str> {
+        self.after.as_deref()
+    }
+
+    /// The cursor of what comes behind the item with this key.
+    pub(crate) fn cursor(&self, key: &str) -> String {
+        write_cursor(key, &self.scope)
+    }
+
     /// One page of `items`, each with the key that it is sorted by.
     pub(crate) fn of<'a, T>(
         self,

@@ -14,6 +14,10 @@ pub(crate) const REPLICATION_DEFAULT: u64 = 1;
 pub(crate) const MAX_IN_FLIGHT_DEFAULT: u64 = 1024;
 /// The most requests at once: each may hold a connection, and processes have 65,536 files at best.
 pub(crate) const MAX_IN_FLIGHT_MAX: u64 = 32_768;
+/// The default of `history.retention`: as long as the topic of attempts is kept.
+pub(crate) const HISTORY_RETENTION_DEFAULT: Duration = Duration::from_secs(90 * 24 * 3600);
+/// The longest `history.retention`: what is kept for ever needs another place.
+pub(crate) const HISTORY_RETENTION_MAX: Duration = Duration::from_secs(3650 * 24 * 3600);
 /// The default of `log.level`.
 pub(crate) const LOG_LEVEL_DEFAULT: &str = "info";
 /// The shortest `dispatch.session_timeout`: what brokers accept unless told otherwise, and three lease margins.
@@ -130,7 +134,7 @@ pub(crate) const SECTIONS: [(&str, &str); 9] = [
 ];
 
 /// All keys but the properties of the Kafka client.
-pub(crate) const KEYS: [Key; 20] = [
+pub(crate) const KEYS: [Key; 21] = [
     Key {
         section: "journal",
         name: "engine",
@@ -248,7 +252,14 @@ pub(crate) const KEYS: [Key; 20] = [
         name: "url",
         form: Form::StoreUrl,
         preset: Preset::Text("sqlite://history.db"),
-        about: "The SQL store of the history role: `sqlite://FILE` or `postgres://…`. Checked now, used by a later version.",
+        about: "The SQL store of the history role: `sqlite://FILE` (one process on one machine writes it) or `postgres://…` (several share the work). Processes with the role `api` answer from it. It may be deleted: what the topics still have comes back.",
+    },
+    Key {
+        section: "history",
+        name: "retention",
+        form: Form::Span(Duration::from_secs(60), HISTORY_RETENTION_MAX),
+        preset: Preset::Span(HISTORY_RETENTION_DEFAULT),
+        about: "Attempts older than this are deleted from the store. A store made anew reaches back as far as the topic of attempts, which is kept for 90 days.",
     },
     Key {
         section: "secrets",

@@ -10,7 +10,8 @@ use secrecy::SecretString;
 use super::keys::{self, KAFKA, KEYS, Key, SECRETS_KEY, SECTIONS};
 use super::read::{self, Value};
 use super::{
-    Config, ConfigError, ConfigErrors, Engine, JournalConfig, LogConfig, LogFormat, OutgoingConfig,
+    Config, ConfigError, ConfigErrors, Engine, HistoryConfig, JournalConfig, LogConfig, LogFormat,
+    OutgoingConfig,
 };
 use crate::secrets::{self, Missing};
 
@@ -296,6 +297,10 @@ fn config(engine: Engine, values: Values, secrets_key: Option<SecretString>) -> 
                 take!(values, "outgoing.proxy_enforces_policy", Flag),
             )
             .ok(),
+        },
+        history: HistoryConfig {
+            url: take!(values, "history.url", Text),
+            retention: take!(values, "history.retention", Span),
         },
         key_file: take!(values, "secrets.key_file", Path),
         key: secrets_key,
