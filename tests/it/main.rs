@@ -28,6 +28,7 @@ mod broker_faults;
 mod deploy;
 mod faults;
 mod fixtures;
+mod history;
 mod journal;
 mod journal_groups;
 mod platforms;

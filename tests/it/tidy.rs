@@ -25,6 +25,7 @@ const EDGES: &[(&str, &[&str])] = &[
 const KEPT: &[(&str, &str)] = &[
     ("rdkafka", "journal"),
     ("fjall", "journal"),
+    ("sqlx", "history"),
     ("axum", "server"),
     ("clap", "server"),
     ("tokio-rustls", "dispatch"),
@@ -40,6 +41,7 @@ const NOT_IN_MODEL: &[&str] = &[
     "tracing",
     "prometheus",
     "nix",
+    "sqlx",
 ];
 
 /// Files that let a newcomer predict the rest.

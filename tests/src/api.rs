@@ -174,6 +174,31 @@ impl Api {
         answer.expect("an answer")
     }
 
+    /// Reads a file that must be there: its headers, and what stands in it.
+    ///
+    /// # Panics
+    /// When it is not, or breaks off.
+    pub async fn download(&self, path: &str) -> (HeaderMap, String) {
+        let mut request = Request::builder().uri(format!("http://{}{path}", self.address));
+        if let Some(key) = &self.key {
+            request = request.header("authorization", format!("Bearer {key}"));
+        }
+        let request = request.body(Full::new(Bytes::new())).expect("a request");
+        let client: Client<HttpConnector, Full<Bytes>> =
+            Client::builder(TokioExecutor::new()).build_http();
+        let exchange = async {
+            let response = client.request(request).await.expect("an answer");
+            let (head, body) = response.into_parts();
+            let body = body.collect().await.expect("it is whole").to_bytes();
+            let text = String::from_utf8(body.to_vec()).expect("it is text");
+            assert_eq!(head.status.as_u16(), 200, "{text}");
+            (head.headers, text)
+        };
+        timeout(ANSWER_WITHIN, exchange)
+            .await
+            .expect("an answer in time")
+    }
+
     /// Reads something that must be there.
     ///
     /// # Panics

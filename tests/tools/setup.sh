@@ -3,8 +3,8 @@
 # missing; elsewhere it names everything missing in one message. Fast and silent when all is there.
 #
 #   setup.sh run     what building and starting the program needs
-#   setup.sh test    that, and what the checks and tests need (a Java runtime and Maven for a real Kafka, kcat, cargo-deny, schemathesis, the reference
-#                   implementations of Standard Webhooks)
+#   setup.sh test    that, and what the checks and tests need (a Java runtime and Maven for a real Kafka, kcat, PostgreSQL, cargo-deny, schemathesis,
+#                    the reference implementations of Standard Webhooks)
 set -euo pipefail
 
 what="${1:-test}"
@@ -37,6 +37,11 @@ python_works() {
   have python3 && python3 -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1
 }
 
+# Debian keeps the server's programs off the path.
+postgres_is_there() {
+  have initdb || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null
+}
+
 missing_packages=()   # Debian's names
 missing_words=()      # the same for people
 need() { missing_packages+=("$1"); missing_words+=("$2"); }
@@ -54,6 +59,7 @@ look() {
     fi
     have mvn || need "maven" "Maven (maven)"
     have kcat || have kafkacat || need "$(kcat_package)" "kcat (kcat, formerly kafkacat)"
+    postgres_is_there || need "postgresql" "PostgreSQL's server (postgresql)"
     have curl || need "curl" "curl"
     have node || need "nodejs" "Node.js (nodejs)"
     have npm || need "npm" "npm (npm)"
