@@ -5,6 +5,7 @@
 #   make test    all checks and all tests, including those against a real Apache Kafka
 #   make check   formatting, lints, licences and sources of dependencies
 #   make simulate SEEDS=5000   the core under simulated faults, so many seeds; SEED=17 runs one, TRACE=1 shows it
+#   make fuzz SECONDS=600   the judgement of URLs, with texts made at random from known cases
 #   make bench   measures on a real Kafka and prints the figures
 #   make setup   only looks what the system lacks (installs it as root on Debian and Ubuntu, else says so)
 
@@ -26,7 +27,7 @@ TRACE ?=
 # Fail points, at which tests end the program as a crash would. Never in what `make build` leaves.
 TEST_FEATURES := --features hookline-server/failpoints
 
-.PHONY: help run build test check simulate bench setup setup-run kafka
+.PHONY: help run build test check simulate fuzz bench setup setup-run kafka
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -74,6 +75,9 @@ test: check kafka
 # Another target directory for the optimised tests would cost more than it gives: the development profile is optimised enough.
 simulate: setup-run
 	@SEEDS="$(SEEDS)" SEED="$(SEED)" TRACE="$(TRACE)" $(CARGO) test --locked --package hookline-tests --test sim -- --nocapture every_seed
+
+fuzz: setup-run
+	@HOOKLINE_FUZZ_SECONDS="$(or $(SECONDS),60)" $(CARGO) test --locked --package hookline-dispatch --lib -- --nocapture mutated_cases
 
 bench: setup kafka build
 	@$(CARGO) run --locked --release --package hookline-tests --bin bench -- $(ARGS)

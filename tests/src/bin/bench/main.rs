@@ -5,6 +5,7 @@
 //! of their own, so that the processor time of each can be read off. Figures are printed with the aim that they are held against.
 
 mod bare;
+mod fairness;
 mod hookline;
 mod lanes;
 mod load;
@@ -61,7 +62,9 @@ fn main() -> ExitCode {
         _ => {
             let quick = arguments.iter().any(|a| a == "--quick");
             let scale = if quick { Scale::QUICK } else { Scale::FULL };
-            if arguments.iter().any(|a| a == "outgoing") {
+            if arguments.iter().any(|a| a == "fairness") {
+                runtime.block_on(fairness::measure(scale));
+            } else if arguments.iter().any(|a| a == "outgoing") {
                 runtime.block_on(outgoing::measure(scale));
             } else if arguments.iter().any(|a| a == "registry") {
                 runtime.block_on(registry::measure(scale));

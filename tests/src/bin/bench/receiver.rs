@@ -1,7 +1,8 @@
 //! The receiver: a process of its own that answers as quickly as one core can, and counts.
 //!
 //! It reads just enough HTTP for one client that behaves: heads end with an empty line, bodies have a length. `/once…` answers 500 to the
-//! first request of each `webhook-id`, `/slow/MS` takes so long, `/hang` never answers, `/fail` answers 500; `/statistics` tells what came since the last time
+//! first request of each `webhook-id`, `/slow/MS` takes so long, `/hang` never answers, `/drip` a byte every 100 ms, `/reset` breaks the
+//! connection off, `/fail` answers 500; `/statistics` tells what came since the last time
 //! it was asked; everything else is 200.
 
 use std::collections::HashMap;
@@ -124,6 +125,18 @@ async fn answer(mut stream: TcpStream, seen: Arc<Mutex<Seen>>) {
                     drop(stream.read(&mut [0]).await);
                     return;
                 }
+                Trouble::Drips => {
+                    for byte in OK.iter().cycle() {
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                        if stream.write_all(&[*byte]).await.is_err() {
+                            return;
+                        }
+                    }
+                }
+                Trouble::Resets => {
+                    drop(stream.set_zero_linger());
+                    return;
+                }
             }
             reply
         };
@@ -139,11 +152,19 @@ enum Trouble {
     None,
     Slow(Duration),
     Hangs,
+    Drips,
+    Resets,
 }
 
 fn trouble(request: &[u8]) -> Trouble {
     if request.starts_with(b"POST /hang") {
         return Trouble::Hangs;
+    }
+    if request.starts_with(b"POST /drip") {
+        return Trouble::Drips;
+    }
+    if request.starts_with(b"POST /reset") {
+        return Trouble::Resets;
     }
     let Some(rest) = request.strip_prefix(b"POST /slow/") else {
         return Trouble::None;

@@ -115,6 +115,63 @@ async fn a_name_with_one_refused_address_is_blocked_and_not_connected_to() {
 }
 
 #[tokio::test]
+async fn no_known_case_gets_through_by_way_of_a_name() {
+    let (server, connections) = counting(OK, usize::MAX).await;
+    let url = format!("http://hooks.example:{}/", server.address.port());
+    let mut seen = 0;
+    for line in include_str!("../../guard/cases.tsv").lines().skip(1) {
+        let columns: Vec<_> = line.split('\t').collect();
+        let (id, verdict) = (columns[0], columns[2]);
+        // What the usual reading of the URL makes of it, spellings and all.
+        let parsed = url::Url::parse(columns[1]).ok();
+        let address: IpAddr = match parsed.as_ref().and_then(url::Url::host) {
+            Some(url::Host::Ipv4(address)) => address.into(),
+            Some(url::Host::Ipv6(address)) => address.into(),
+            _ => continue,
+        };
+        // Those of this machine are allowed here, so that the others are not refused for want of a server.
+        if verdict != "DENY" || matches!(address, IpAddr::V4(a) if a.is_loopback()) {
+            continue;
+        }
+        seen += 1;
+        for found in [vec![address], vec![server.address.ip(), address]] {
+            let look_up: LookUp = Arc::new(move |_| Ok(found.clone()));
+            let config = ClientConfig::new(local_policy());
+            let client = HttpClient::with_look_up(config, Arc::new(Still), look_up);
+            let answer = client.expect("client").exchange(request(&url)).await;
+            assert_eq!(failed(&answer), ErrorClass::Blocked, "{id} {address}");
+        }
+    }
+    assert!(seen >= 30, "{seen}");
+    assert_eq!(connections.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn a_name_that_moves_inside_is_not_followed_there() {
+    let (server, connections) = counting(OK, usize::MAX).await;
+    let url = format!("http://hooks.example:{}/", server.address.port());
+    let looked = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&looked);
+    let look_up: LookUp = Arc::new(move |_| {
+        let inside = counted.fetch_add(1, Ordering::SeqCst) > 0;
+        let address = if inside { "10.0.0.1" } else { "127.0.0.1" };
+        Ok(vec![address.parse().expect("address")])
+    });
+    let config = ClientConfig::new(local_policy());
+    let client = HttpClient::with_look_up(config, Arc::new(Still), look_up).expect("client");
+    let answer = client.exchange(request(&url)).await;
+    assert_eq!(answer.answer, Answer::Status(200), "{}", answer.detail);
+    // When the answer of the resolver has grown old, and the connection with it.
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(31)).await;
+    tokio::time::resume();
+    let answer = client.exchange(request(&url)).await;
+    assert_eq!(failed(&answer), ErrorClass::Blocked);
+    assert_eq!(looked.load(Ordering::SeqCst), 2);
+    assert_eq!(connections.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
 async fn localhost_is_loopback_and_needs_no_resolver() {
     let (server, _) = counting(OK, usize::MAX).await;
     let url = format!("http://localhost:{}/", server.address.port());
