@@ -31,17 +31,17 @@ CREATE TABLE attempts (
   response TEXT,
   PRIMARY KEY (record_partition, record_offset, record_index)
 );
-CREATE INDEX attempts_by_time ON attempts (project, started_ms, record_partition, record_offset, record_index);
+CREATE INDEX attempts_by_time ON attempts (project, started_ms);
 CREATE INDEX attempts_by_webhook ON attempts (project, webhook, started_ms);
 CREATE INDEX attempts_by_outcome ON attempts (project, outcome, started_ms);
 CREATE INDEX attempts_by_failure ON attempts (project, error_class, started_ms) WHERE error_class IS NOT NULL;
-CREATE INDEX attempts_by_status ON attempts (project, status, started_ms) WHERE status IS NOT NULL;
-CREATE INDEX attempts_by_event ON attempts (project, event_id);
+CREATE INDEX attempts_by_status ON attempts (project, (status / 100), started_ms) WHERE status IS NOT NULL;
+CREATE INDEX attempts_by_event ON attempts (project, event_id, started_ms);
 CREATE INDEX attempts_by_key ON attempts (project, event_key, started_ms);
-CREATE INDEX attempts_by_delivery ON attempts (delivery_id);
-CREATE INDEX attempts_by_contact ON attempts (project, contact_id) WHERE contact_id IS NOT NULL;
-CREATE INDEX attempts_by_email ON attempts (project, contact_email) WHERE contact_email IS NOT NULL;
-CREATE INDEX attempts_by_phone ON attempts (project, contact_phone) WHERE contact_phone IS NOT NULL;
+CREATE INDEX attempts_by_delivery ON attempts (project, delivery_id, started_ms);
+CREATE INDEX attempts_by_contact ON attempts (project, contact_id, started_ms) WHERE contact_id IS NOT NULL;
+CREATE INDEX attempts_by_email ON attempts (project, contact_email, started_ms) WHERE contact_email IS NOT NULL;
+CREATE INDEX attempts_by_phone ON attempts (project, contact_phone, started_ms) WHERE contact_phone IS NOT NULL;
 CREATE INDEX attempts_by_age ON attempts (started_ms);
 
 -- How each run of a delivery stands: what its last attempt said.

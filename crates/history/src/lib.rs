@@ -21,5 +21,7 @@ pub use attempt_line::{
 };
 pub use export::{Export, ExportFormat};
 pub use stage::{History, HistoryConfig, HistoryError};
-pub use store::{AttemptFilter, AttemptPage, DeliveryView, Place, RunView, Store, StoreError};
+pub use store::{
+    AttemptFilter, AttemptPage, DeliveryView, Place, RunView, StatusFilter, Store, StoreError,
+};
 pub use tail::{Tail, TailError, TailFilter, TailFrom, TailItem};

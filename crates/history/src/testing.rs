@@ -14,6 +14,10 @@ use crate::store::Store;
     reason = "the crate of the whole-system tests, whose file this is, has it as an interface"
 )]
 #[path = "../../../tests/src/postgres.rs"]
+#[expect(
+    unreachable_pub,
+    reason = "the whole-system tests have the same file, and there it is reached"
+)]
 mod postgres;
 
 /// A PostgreSQL, as long as it is held.

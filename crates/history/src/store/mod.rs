@@ -10,7 +10,7 @@ mod retention;
 mod rows;
 mod write;
 
-pub use query::{AttemptFilter, AttemptPage, DeliveryView, Place, RunView};
+pub use query::{AttemptFilter, AttemptPage, DeliveryView, Place, RunView, StatusFilter};
 
 pub(crate) use lease::Lease;
 pub(crate) use write::{Batch, WriteError};

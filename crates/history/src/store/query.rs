@@ -20,8 +20,8 @@ pub struct AttemptFilter {
     pub webhook: Option<String>,
     /// With this outcome.
     pub outcome: Option<String>,
-    /// With an HTTP status from this to that.
-    pub status: Option<(u16, u16)>,
+    /// With this HTTP status.
+    pub status: Option<StatusFilter>,
     /// With this class of error.
     pub error_class: Option<String>,
     /// With this number.
@@ -42,6 +42,15 @@ pub struct AttemptFilter {
     pub from: Option<Millis>,
     /// Begun before this moment.
     pub to: Option<Millis>,
+}
+
+/// Which HTTP status is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StatusFilter {
+    /// This one.
+    Exactly(u16),
+    /// Any of a class: 5 is 500 to 599.
+    Class(u16),
 }
 
 /// An attempt's place in the list of all, latest first. It stays the same whatever comes in or goes.
@@ -152,6 +161,56 @@ pub struct RunView {
 }
 
 impl AttemptFilter {
+    /// What asks for up to `limit` attempts, and one more, which says whether there are more.
+    pub(super) fn page(&self, project: &str, after: Option<Place>, limit: usize) -> Statement {
+        let mut statement =
+            Statement::new(format!("SELECT {} FROM attempts WHERE ", rows::COLUMNS));
+        self.write_project(&mut statement, project);
+        self.write(&mut statement);
+        if let Some(after) = after {
+            // Not as one comparison of all four: the index by time would be entered for it even where another one leads to less.
+            statement.push(" AND started_ms <= ");
+            statement.number(after.started_ms);
+            statement.push(" AND NOT (started_ms = ");
+            statement.number(after.started_ms);
+            statement.push(" AND (record_partition, record_offset, record_index) >= (");
+            statement.number(i64::from(after.partition));
+            statement.push(", ");
+            statement.number(signed(after.offset));
+            statement.push(", ");
+            statement.number(i64::from(after.index));
+            statement.push("))");
+        }
+        statement.push(
+            " ORDER BY started_ms DESC, record_partition DESC, record_offset DESC, record_index DESC LIMIT ",
+        );
+        statement.number(i64::try_from(limit.saturating_add(1)).unwrap_or(i64::MAX));
+        statement
+    }
+
+    /// Whose attempts. Of a contact there are three indexes; each is entered only where the project stands beside it, and nowhere else.
+    fn write_project(&self, statement: &mut Statement, project: &str) {
+        let project = rows::plain(project);
+        let Some(contact) = &self.contact else {
+            statement.push("project = ");
+            return statement.text(&project);
+        };
+        let contact = rows::plain(contact);
+        for (start, column) in [
+            ("((", "contact_id"),
+            (" OR (", "contact_email"),
+            (" OR (", "contact_phone"),
+        ] {
+            statement.push(start);
+            statement.push("project = ");
+            statement.text(&project);
+            statement.push(&format!(" AND {column} = "));
+            statement.text(&contact);
+            statement.push(")");
+        }
+        statement.push(")");
+    }
+
     /// The conditions, each with `AND` before it.
     fn write(&self, statement: &mut Statement) {
         let texts = [
@@ -173,25 +232,23 @@ impl AttemptFilter {
             statement.push(" AND endpoint = ");
             statement.text(&rows::plain(rows::endpoint(url)));
         }
-        if let Some((from, to)) = self.status {
-            statement.push(" AND status >= ");
-            statement.number(i64::from(from));
-            statement.push(" AND status <= ");
-            statement.number(i64::from(to));
+        match self.status {
+            None => {}
+            Some(StatusFilter::Class(class)) => {
+                statement.push(" AND status IS NOT NULL AND status / 100 = ");
+                statement.number(i64::from(class));
+            }
+            Some(StatusFilter::Exactly(status)) => {
+                // The class, too: by it there is an index.
+                statement.push(" AND status IS NOT NULL AND status / 100 = ");
+                statement.number(i64::from(status / 100));
+                statement.push(" AND status = ");
+                statement.number(i64::from(status));
+            }
         }
         if let Some(attempt) = self.attempt {
             statement.push(" AND attempt = ");
             statement.number(i64::from(attempt));
-        }
-        if let Some(contact) = &self.contact {
-            let contact = rows::plain(contact);
-            statement.push(" AND (contact_id = ");
-            statement.text(&contact);
-            statement.push(" OR contact_email = ");
-            statement.text(&contact);
-            statement.push(" OR contact_phone = ");
-            statement.text(&contact);
-            statement.push(")");
         }
         if let Some(from) = self.from {
             statement.push(" AND started_ms >= ");
@@ -217,32 +274,7 @@ impl Store {
         limit: usize,
     ) -> Result<AttemptPage, StoreError> {
         let pool = self.pool().await?;
-        let mut statement = Statement::new(format!(
-            "SELECT {} FROM attempts WHERE project = ",
-            rows::COLUMNS
-        ));
-        statement.text(&rows::plain(project));
-        filter.write(&mut statement);
-        if let Some(after) = after {
-            // Said of the time alone as well, so that an index is entered there.
-            statement.push(" AND started_ms <= ");
-            statement.number(after.started_ms);
-            statement.push(" AND (started_ms, record_partition, record_offset, record_index) < (");
-            statement.number(after.started_ms);
-            statement.push(", ");
-            statement.number(i64::from(after.partition));
-            statement.push(", ");
-            statement.number(signed(after.offset));
-            statement.push(", ");
-            statement.number(i64::from(after.index));
-            statement.push(")");
-        }
-        statement.push(
-            " ORDER BY started_ms DESC, record_partition DESC, record_offset DESC, record_index DESC LIMIT ",
-        );
-        // One more says whether there are more.
-        statement.number(i64::try_from(limit.saturating_add(1)).unwrap_or(i64::MAX));
-        let found = statement.fetch(pool).await?;
+        let found = filter.page(project, after, limit).fetch(pool).await?;
         let more = found.len() > limit;
         let items: Vec<_> = found
             .iter()

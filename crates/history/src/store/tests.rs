@@ -129,11 +129,11 @@ async fn filters_take_what_they_say(store: Store) {
             ..none()
         },
         AttemptFilter {
-            status: Some((500, 599)),
+            status: Some(StatusFilter::Class(5)),
             ..none()
         },
         AttemptFilter {
-            status: Some((503, 503)),
+            status: Some(StatusFilter::Exactly(503)),
             ..none()
         },
         AttemptFilter {
@@ -306,6 +306,98 @@ async fn a_store_of_another_system_is_refused(store: Store) {
     assert_eq!(store.leases(TOPIC).await.unwrap().len(), 3);
     let refused = store.prepare("other.attempts", 1).await.unwrap_err();
     assert!(refused.to_string().contains("h.attempts"), "{refused}");
+    store.close().await;
+}
+
+/// No list reads all attempts of a project, nor sorts more than those that match.
+#[tokio::test]
+async fn every_list_enters_an_index() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = testing::sqlite(dir.path());
+    let pool = store.pool().await.unwrap();
+    let text = |text: &str| Some(text.to_owned());
+    let none = AttemptFilter::default;
+    let place = Place::parse("1.2.3.4");
+    let lists = [
+        (none(), "attempts_by_time (project=? AND started_ms<?)"),
+        (
+            AttemptFilter {
+                webhook: text("b"),
+                ..none()
+            },
+            "attempts_by_webhook (project=? AND webhook=? AND started_ms<?)",
+        ),
+        (
+            AttemptFilter {
+                outcome: text("failed"),
+                ..none()
+            },
+            "attempts_by_outcome (project=? AND outcome=? AND started_ms<?)",
+        ),
+        (
+            AttemptFilter {
+                status: Some(StatusFilter::Class(5)),
+                ..none()
+            },
+            "attempts_by_status (project=? AND <expr>=? AND started_ms<?)",
+        ),
+        (
+            AttemptFilter {
+                status: Some(StatusFilter::Exactly(503)),
+                ..none()
+            },
+            "attempts_by_status (project=? AND <expr>=? AND started_ms<?)",
+        ),
+        (
+            AttemptFilter {
+                error_class: text("status"),
+                ..none()
+            },
+            "attempts_by_failure (project=? AND error_class=? AND started_ms<?)",
+        ),
+        (
+            AttemptFilter {
+                key: text("k"),
+                ..none()
+            },
+            "attempts_by_key (project=? AND event_key=? AND started_ms<?)",
+        ),
+        (
+            AttemptFilter {
+                event_id: text("e"),
+                ..none()
+            },
+            "attempts_by_event (project=? AND event_id=? AND started_ms<?)",
+        ),
+        (
+            AttemptFilter {
+                delivery: text("d"),
+                ..none()
+            },
+            "attempts_by_delivery (project=? AND delivery_id=? AND started_ms<?)",
+        ),
+        (
+            AttemptFilter {
+                contact: text("c"),
+                ..none()
+            },
+            "attempts_by_email (project=? AND contact_email=?",
+        ),
+    ];
+    for (filter, expected) in lists {
+        let mut asked = filter.page("shop", place, 50);
+        asked.text.insert_str(0, "EXPLAIN QUERY PLAN ");
+        let plan: Vec<String> = asked
+            .fetch(pool)
+            .await
+            .unwrap()
+            .iter()
+            .map(|row| sqlx::Row::get(row, 3))
+            .collect();
+        let plan = plan.join("\n");
+        assert!(plan.contains(expected), "{filter:?}: {plan}");
+        assert!(!plan.contains("SCAN"), "{filter:?}: {plan}");
+    }
     store.close().await;
 }
 

@@ -9,7 +9,9 @@ use axum::http::header;
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use futures::stream;
-use hookline_history::{AttemptFilter, Export, ExportFormat, OUTCOMES, Place, StoreError};
+use hookline_history::{
+    AttemptFilter, Export, ExportFormat, OUTCOMES, Place, StatusFilter, StoreError,
+};
 use serde_json::json;
 
 use super::Problem;
@@ -174,16 +176,18 @@ fn filter(parameters: &Parameters) -> Result<AttemptFilter, Problem> {
 }
 
 /// `503` or `5xx`.
-fn status(text: &str) -> Option<(u16, u16)> {
-    let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+fn status(text: &str) -> Option<StatusFilter> {
+    let digits = |text: &&str| text.bytes().all(|b| b.is_ascii_digit());
     if let Some(class) = text.strip_suffix("xx") {
-        let class: u16 = Some(class).filter(|c| digits(c))?.parse().ok()?;
+        let class = Some(class).filter(digits)?.parse().ok()?;
         return (1..=9)
             .contains(&class)
-            .then_some((class * 100, class * 100 + 99));
+            .then_some(StatusFilter::Class(class));
     }
-    let status: u16 = Some(text).filter(|t| digits(t))?.parse().ok()?;
-    (100..=999).contains(&status).then_some((status, status))
+    let status = Some(text).filter(digits)?.parse().ok()?;
+    (100..=999)
+        .contains(&status)
+        .then_some(StatusFilter::Exactly(status))
 }
 
 /// The store does not answer; everything else goes on.
@@ -205,8 +209,8 @@ mod tests {
 
     #[test]
     fn a_status_is_a_number_or_a_class() {
-        assert_eq!(status("503"), Some((503, 503)));
-        assert_eq!(status("5xx"), Some((500, 599)));
+        assert_eq!(status("503"), Some(StatusFilter::Exactly(503)));
+        assert_eq!(status("5xx"), Some(StatusFilter::Class(5)));
         for wrong in ["", "xx", "0xx", "55xx", "50", "1000", "+200", "-1xx", "abc"] {
             assert_eq!(status(wrong), None, "{wrong}");
         }
