@@ -32,8 +32,8 @@ const BROKEN_FOR: Duration = Duration::from_secs(30);
 /// What goes on being wrong is logged again after this long.
 const REMIND_EVERY: Duration = Duration::from_secs(60);
 /// How long readers have to finish what they are storing when the stage is to stop, and the store to let its leases go.
-const STOP_WITHIN: Duration = Duration::from_millis(1200);
-const FAREWELL_WITHIN: Duration = Duration::from_millis(500);
+const STOP_WITHIN: Duration = Duration::from_millis(600);
+const FAREWELL_WITHIN: Duration = Duration::from_millis(300);
 /// How often old rows are looked for, how many go at a time, and the pause in between, in which others have the store.
 const RETENTION_EVERY: Duration = Duration::from_secs(300);
 const RETENTION_ROWS: u32 = 500;
