@@ -9,10 +9,6 @@ use hookline_model::wire;
 use crate::AttemptLine;
 use crate::store::Store;
 
-#[expect(
-    unreachable_pub,
-    reason = "the crate of the whole-system tests, whose file this is, has it as an interface"
-)]
 #[path = "../../../tests/src/postgres.rs"]
 #[expect(
     unreachable_pub,

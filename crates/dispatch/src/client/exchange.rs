@@ -126,9 +126,13 @@ enum Sender {
     Http2(http2::SendRequest<Full<Bytes>>),
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large one is the usual one, and a connection lies in a box of its own already"
+)]
 enum Driver {
     Http1(http1::Connection<TokioIo<Metered>, Full<Bytes>>),
-    Http2(Box<http2::Connection<TokioIo<Metered>, Full<Bytes>, TokioExecutor>>),
+    Http2(http2::Connection<TokioIo<Metered>, Full<Bytes>, TokioExecutor>),
 }
 
 impl Sender {
@@ -208,7 +212,7 @@ impl Connection {
                 .handshake(io)
                 .await
                 .map_err(|e| classify::of_hyper(&e))?;
-            let (sender, driver) = (Sender::Http2(sender), Driver::Http2(Box::new(driver)));
+            let (sender, driver) = (Sender::Http2(sender), Driver::Http2(driver));
             return Ok(Self::new(sender, driver, meter));
         }
         // The number of headers is left at the library's default, which is our limit: setting it would cost an allocation an answer.
