@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hookline_model::ids::{Slug, WebhookUid};
-use hookline_model::resource::{Verified, Webhook};
+use hookline_model::resource::{StoredWebhook, Verified, Webhook};
+use hookline_model::signature::Scheme;
 use hookline_model::time::Millis;
 use secrecy::SecretString;
 use secrecy::zeroize::Zeroizing;
@@ -14,7 +15,7 @@ use crate::entry::{SealedSecret, WebhookEntry, in_front, new_secret, shown_secre
 use crate::error::WriteError;
 use crate::log::{Current, Name};
 use crate::snapshot::kind;
-use crate::typed::{SECRET_BYTES, invalid, json, not_found};
+use crate::typed::{NewSecret, SECRET_BYTES, invalid, json, not_found};
 use crate::write::{Change, Written};
 
 /// A webhook that was deleted and can be restored.
@@ -56,41 +57,47 @@ impl Registry {
     ) -> Result<SecretRotated, WriteError> {
         let name = Name::new(kind::WEBHOOK, project, name);
         let now = self.write.clock.now();
-        let ends = now.plus(overlap);
-        let mut secret = Zeroizing::new([0; SECRET_BYTES]);
-        self.follow.sealer.random(secret.as_mut_slice())?;
         let mut result = None;
         let edit = |current: Option<&Current>| {
             let mut stored = self.live(&name, current)?;
-            let before: Vec<SealedSecret> = serde_json::from_value(stored.secrets.take())
-                .map_err(|error| invalid(&name, &error.to_string()))?;
             let scheme = stored.settings.signature;
-            let (sealer, uid) = (&self.follow.sealer, stored.uid.to_string());
-            let new = new_secret(
-                sealer,
-                project,
-                &uid,
-                scheme,
-                &before,
-                secret.as_slice(),
-                now,
-            )?;
-            let secrets = in_front(new, before, ends, now);
-            stored.secrets = serde_json::to_value(secrets)
-                .map_err(|error| invalid(&name, &error.to_string()))?;
+            let secret = self.renew_secret(&name, &mut stored, scheme, overlap, now)?;
             let body = json(&name, &stored)?;
-            result = Some(stored);
+            result = Some((stored, secret));
             Ok(Change::Put(body))
         };
         let written = self.write(kind::WEBHOOK, project, &name.name, if_match, edit);
         let version = written.await?.version;
-        let stored = result.ok_or_else(|| not_found(kind::WEBHOOK, &name.name))?;
+        let (stored, secret) = result.ok_or_else(|| not_found(kind::WEBHOOK, &name.name))?;
         let entry = WebhookEntry::new(&name, version, stored, &self.follow.sealer)
             .map_err(|problem| invalid(&name, &problem))?;
         Ok(SecretRotated {
             new_secret: shown_secret(entry.settings.signature, secret.as_slice()),
             webhook: Arc::new(entry),
         })
+    }
+
+    /// Puts a new secret of this scheme in front of those that a webhook has; they sign beside it for `overlap`. Returns what it is.
+    pub(crate) fn renew_secret(
+        &self,
+        name: &Name,
+        stored: &mut StoredWebhook,
+        scheme: Scheme,
+        overlap: Duration,
+        now: Millis,
+    ) -> Result<NewSecret, WriteError> {
+        let sealer = &self.follow.sealer;
+        let mut secret = Zeroizing::new([0; SECRET_BYTES]);
+        sealer.random(secret.as_mut_slice())?;
+        let before: Vec<SealedSecret> = serde_json::from_value(stored.secrets.take())
+            .map_err(|error| invalid(name, &error.to_string()))?;
+        let uid = stored.uid.to_string();
+        let bytes = secret.as_slice();
+        let new = new_secret(sealer, &name.project, &uid, scheme, &before, bytes, now)?;
+        let secrets = in_front(new, before, now.plus(overlap), now);
+        stored.secrets =
+            serde_json::to_value(secrets).map_err(|error| invalid(name, &error.to_string()))?;
+        Ok(secret)
     }
 
     /// Remembers that a webhook's endpoint has passed its verification. Says nothing where the webhook has become another meanwhile.

@@ -6,15 +6,12 @@ use bytes::Bytes;
 use hookline_model::ids::{Slug, WebhookUid};
 use hookline_model::limits::OVERLAP_DEFAULT;
 use hookline_model::resource::{ProjectSpec, State, StoredWebhook, Verified, Webhook};
-use hookline_model::signature::Scheme;
 use hookline_model::time::Millis;
 use secrecy::SecretString;
 use secrecy::zeroize::Zeroizing;
 use serde::Serialize;
 
-use crate::entry::{
-    SealedSecret, WebhookEntry, in_front, new_secret, read_stored, set_state, shown_secret,
-};
+use crate::entry::{WebhookEntry, new_secret, read_stored, set_state, shown_secret};
 use crate::error::WriteError;
 use crate::log::{Current, Name};
 use crate::snapshot::{Layout, SYSTEM, kind};
@@ -27,6 +24,8 @@ const LAYOUT: &str = "layout";
 const TRIES: u32 = 5;
 /// Bytes of a new secret.
 pub(crate) const SECRET_BYTES: usize = 32;
+/// A secret, or the seed of a key pair, that was drawn just now.
+pub(crate) type NewSecret = Zeroizing<[u8; SECRET_BYTES]>;
 
 /// A webhook to write.
 #[derive(Debug, Clone)]
@@ -190,7 +189,9 @@ impl Registry {
                 };
                 set_state(&mut stored, state, "", now);
                 if !created && stored.settings.signature != put.settings.signature {
-                    rekeyed = Some(self.other_scheme(&name, &mut stored, put, now)?);
+                    let scheme = put.settings.signature;
+                    let overlap = OVERLAP_DEFAULT;
+                    rekeyed = Some(self.renew_secret(&name, &mut stored, scheme, overlap, now)?);
                 }
                 stored.settings = put.settings.clone();
                 stored.settings.state = state;
@@ -216,7 +217,10 @@ impl Registry {
                 let entry = entry.map_err(|problem| invalid(&name, &problem))?;
                 let secret = match created {
                     true => fresh.and_then(|(_, secret)| secret),
-                    false => rekeyed.and_then(|(scheme, secret)| shown_secret(scheme, &*secret)),
+                    false => {
+                        let scheme = put.settings.signature;
+                        rekeyed.and_then(|secret| shown_secret(scheme, secret.as_slice()))
+                    }
                 };
                 return Ok(WebhookWritten {
                     webhook: Arc::new(entry),
@@ -492,35 +496,6 @@ impl Registry {
             settings: put.settings.clone(),
         };
         Ok((stored, shown_secret(scheme, secret.as_slice())))
-    }
-
-    /// Gives a webhook a secret of the scheme that is asked for. Those of before sign beside it for a while, so that the receiver can change over.
-    fn other_scheme(
-        &self,
-        name: &Name,
-        stored: &mut StoredWebhook,
-        put: &PutWebhook,
-        now: Millis,
-    ) -> Result<(Scheme, Zeroizing<[u8; SECRET_BYTES]>), WriteError> {
-        let mut secret = Zeroizing::new([0; SECRET_BYTES]);
-        self.follow.sealer.random(secret.as_mut_slice())?;
-        let before: Vec<SealedSecret> = serde_json::from_value(stored.secrets.take())
-            .map_err(|error| invalid(name, &error.to_string()))?;
-        let (sealer, uid) = (&self.follow.sealer, stored.uid.to_string());
-        let (project, scheme) = (put.project.as_str(), put.settings.signature);
-        let new = new_secret(
-            sealer,
-            project,
-            &uid,
-            scheme,
-            &before,
-            secret.as_slice(),
-            now,
-        )?;
-        let secrets = in_front(new, before, now.plus(OVERLAP_DEFAULT), now);
-        stored.secrets =
-            serde_json::to_value(secrets).map_err(|error| invalid(name, &error.to_string()))?;
-        Ok((scheme, secret))
     }
 
     fn stored(&self, name: &Name, current: &Current) -> Result<StoredWebhook, WriteError> {
