@@ -25,6 +25,7 @@ macro_rules! both_engines {
 
 mod api;
 mod broker_faults;
+mod chaos;
 mod deploy;
 mod faults;
 mod fixtures;

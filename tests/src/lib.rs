@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod broker;
+pub mod chaos;
 pub mod oracle;
 pub mod postgres;
 pub mod program;

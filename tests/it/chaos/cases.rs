@@ -1,0 +1,874 @@
+//! The table: how a receiver misbehaves, and what hookline makes of it. The numbers are stable names of the kinds of misbehaviour.
+
+use std::time::Duration;
+
+use hookline_model::outcome::ErrorClass::{self, *};
+use hookline_tests::chaos::tls::Certificate;
+use hookline_tests::chaos::{Script, Step};
+
+/// What must come of each event.
+#[derive(Debug, Clone)]
+pub(super) enum Expect {
+    /// Delivered at the first attempt, with this status.
+    Delivered(u16),
+    /// No attempt succeeds, and each has this status, which is a failure.
+    Status(u16),
+    /// No attempt gets a status, and each has one of these classes.
+    Failed(&'static [ErrorClass]),
+    /// The first event is delivered; the second at its second attempt, after one that failed so.
+    SecondFailsOnce(&'static [ErrorClass]),
+}
+
+/// A receiver that misbehaves.
+#[derive(Debug, Clone)]
+pub(super) struct Case {
+    pub(super) number: &'static str,
+    pub(super) name: &'static str,
+    pub(super) script: Script,
+    pub(super) expect: Expect,
+    pub(super) deadline: Duration,
+    /// Asked for with TLS although the script speaks none.
+    pub(super) secure: bool,
+    /// Each request must come on a connection of its own.
+    pub(super) fresh: bool,
+    /// Whether the stored body counts as cut.
+    pub(super) truncated: Option<bool>,
+    /// What the stored body is.
+    pub(super) body: Option<Vec<u8>>,
+    /// How long the second attempt is put off after the first, at least.
+    pub(super) wait: Duration,
+}
+
+impl Case {
+    fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    fn secure(mut self) -> Self {
+        self.secure = true;
+        self
+    }
+
+    fn fresh(mut self) -> Self {
+        self.fresh = true;
+        self
+    }
+
+    fn cut(mut self) -> Self {
+        self.truncated = Some(true);
+        self
+    }
+
+    fn whole(mut self, body: &[u8]) -> Self {
+        self.truncated = Some(false);
+        self.body = Some(body.to_vec());
+        self
+    }
+
+    fn kept(mut self, body: &[u8]) -> Self {
+        self.body = Some(body.to_vec());
+        self
+    }
+
+    fn waits(mut self, wait: Duration) -> Self {
+        self.wait = wait;
+        self
+    }
+
+    /// Whether it takes so long that it gets one event only.
+    pub(super) fn is_slow(&self) -> bool {
+        self.deadline > DEADLINE * 2
+    }
+}
+
+const MS: fn(u64) -> Duration = Duration::from_millis;
+/// Of an attempt, unless the case says otherwise.
+pub(super) const DEADLINE: Duration = MS(1000);
+/// Longer than what connecting and TLS are given.
+const LONG: Duration = MS(7000);
+/// Before the second attempt.
+pub(super) const RETRY: Duration = MS(200);
+/// The longest wait that a receiver can ask for here.
+pub(super) const CAP: Duration = MS(3000);
+
+fn case(number: &'static str, name: &'static str, script: Script, expect: Expect) -> Case {
+    Case {
+        number,
+        name,
+        script,
+        expect,
+        deadline: DEADLINE,
+        secure: false,
+        fresh: false,
+        truncated: None,
+        body: None,
+        wait: RETRY,
+    }
+}
+
+fn say(text: impl Into<Vec<u8>>) -> Step {
+    Step::Say(text.into())
+}
+
+/// After each request these steps.
+fn steps(steps: Vec<Step>) -> Script {
+    Script::Requests(vec![steps])
+}
+
+/// Answers each request so and waits for the next.
+fn answers(text: impl Into<Vec<u8>>) -> Script {
+    steps(vec![say(text)])
+}
+
+/// Answers a request so and closes.
+fn answers_once(text: impl Into<Vec<u8>>) -> Script {
+    steps(vec![say(text), Step::Close])
+}
+
+/// A status line and these headers, with no body.
+fn with(status_line: &str, headers: &str) -> String {
+    format!("HTTP/1.1 {status_line}\r\n{headers}Content-Length: 0\r\n\r\n")
+}
+
+const OK: &str = "HTTP/1.1 200 OK\r\nKeep-Alive: timeout=60\r\nContent-Length: 2\r\n\r\nok";
+const OK_HEAD: &str = "HTTP/1.1 200 OK\r\n";
+const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+/// A whole gzip file, which holds 64 KiB of zeros. Many of them in a row are a gzip file, too.
+const GZIP: &str = "1f8b0800000000000203edc101010000008090feafee080a0000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000006aeb8e97d700000100";
+
+fn bomb() -> Vec<u8> {
+    let digits = GZIP.as_bytes().chunks(2);
+    let one: Vec<u8> = digits
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
+        .collect();
+    one.repeat(160)
+}
+
+/// Everything.
+pub(super) fn all() -> Vec<Case> {
+    [
+        connecting(),
+        silence(),
+        floods(),
+        interim(),
+        heads(),
+        breaks(),
+        framing(),
+        connections(),
+        statuses(),
+        waits(),
+        tls(),
+    ]
+    .concat()
+}
+
+fn connecting() -> Vec<Case> {
+    use Expect::Failed;
+    vec![
+        case("E01", "refuses", Script::Refuse, Failed(&[ConnRefused])),
+        case(
+            "E02",
+            "accepts-nobody",
+            Script::Blackhole,
+            Failed(&[Timeout]),
+        ),
+        case(
+            "E02",
+            "accepts-nobody-long",
+            Script::Blackhole,
+            Failed(&[ConnTimeout]),
+        )
+        .deadline(LONG),
+        case(
+            "E11",
+            "resets-at-once",
+            Script::AtOnce(vec![Step::Reset]),
+            Failed(&[ConnReset, ConnClosed]),
+        ),
+        case(
+            "E11",
+            "closes-at-once",
+            Script::AtOnce(vec![Step::Close]),
+            Failed(&[ConnReset, ConnClosed]),
+        ),
+    ]
+}
+
+fn silence() -> Vec<Case> {
+    use Expect::{Delivered, Failed};
+    let drip = |text: &str| Step::Drip(text.into(), MS(50));
+    vec![
+        case(
+            "E04",
+            "reads-nothing",
+            Script::AtOnce(vec![Step::Hang]),
+            Failed(&[Timeout]),
+        ),
+        case(
+            "E04",
+            "never-answers",
+            steps(vec![Step::Hang]),
+            Failed(&[Timeout]),
+        ),
+        case(
+            "E05",
+            "head-drips",
+            steps(vec![drip("HTTP/1.1 200 OK\r\nX: y\r\nX: z")]),
+            Failed(&[Timeout]),
+        ),
+        case(
+            "E05",
+            "headers-drip",
+            steps(vec![say(OK_HEAD), drip("X: y\r\n")]),
+            Failed(&[Timeout]),
+        ),
+        case(
+            "E05",
+            "body-drips",
+            steps(vec![
+                say(with("200 OK", "").replace(": 0", ": 999")),
+                drip("x"),
+            ]),
+            Delivered(200),
+        )
+        .cut(),
+        case(
+            "E05",
+            "chunks-drip",
+            steps(vec![say(CHUNKED), drip("1\r\nx\r\n")]),
+            Delivered(200),
+        )
+        .cut(),
+        case(
+            "E05",
+            "body-stalls",
+            steps(vec![
+                say("HTTP/1.1 503 x\r\nContent-Length: 9\r\n\r\nabc"),
+                Step::Hang,
+            ]),
+            Expect::Status(503),
+        )
+        .cut(),
+        case(
+            "E22",
+            "just-in-time",
+            steps(vec![Step::Pause(MS(700)), say(OK)]),
+            Delivered(200),
+        )
+        .whole(b"ok")
+        .deadline(MS(2000)),
+    ]
+}
+
+fn floods() -> Vec<Case> {
+    use Expect::{Delivered, Failed, Status};
+    let much = vec![b'x'; 64 * 1024];
+    let chunk = [b"1000\r\n".as_slice(), &[b'x'; 4096], b"\r\n"].concat();
+    let flood = |head: &str, bytes: &[u8]| steps(vec![say(head), Step::Flood(bytes.to_vec())]);
+    let extension = format!("1;{}\r\nx\r\n", "e".repeat(195));
+    let trailers = "X-Trailer: y\r\n".repeat(1000);
+    let gzip = |encoding: &str| {
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nContent-Encoding: {encoding}\r\nContent-Length: {}\r\n\r\n",
+            bomb().len()
+        );
+        answers([head.into_bytes(), bomb()].concat())
+    };
+    let first_of_bomb = bomb()[..16 * 1024].to_vec();
+    vec![
+        case(
+            "E06",
+            "endless-body",
+            flood("HTTP/1.1 200 OK\r\n\r\n", &much),
+            Delivered(200),
+        )
+        .cut()
+        .kept(&much[..16 * 1024]),
+        case(
+            "E06",
+            "endless-chunks",
+            flood(CHUNKED, &chunk),
+            Delivered(200),
+        )
+        .cut()
+        .kept(&much[..16 * 1024]),
+        case(
+            "E06",
+            "endless-error",
+            flood("HTTP/1.1 500 x\r\n\r\n", &much),
+            Status(500),
+        )
+        .cut(),
+        case(
+            "E07",
+            "a-terabyte",
+            flood(
+                "HTTP/1.1 200 OK\r\nContent-Length: 1000000000000\r\n\r\n",
+                &much,
+            ),
+            Delivered(200),
+        )
+        .cut()
+        .kept(&much[..16 * 1024]),
+        case(
+            "E07",
+            "a-terabyte-never-sent",
+            steps(vec![
+                say("HTTP/1.1 200 OK\r\nContent-Length: 1000000000000\r\n\r\n"),
+                Step::Close,
+            ]),
+            Delivered(200),
+        )
+        .cut(),
+        case(
+            "E07",
+            "length-beyond-64-bits",
+            answers_once("HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\n"),
+            Failed(&[HttpProtocol]),
+        ),
+        case(
+            "E06",
+            "endless-chunk-framing",
+            flood(CHUNKED, extension.as_bytes()),
+            Delivered(200),
+        )
+        .cut(),
+        case(
+            "E06",
+            "endless-trailers",
+            flood(&format!("{CHUNKED}0\r\n"), trailers.as_bytes()),
+            Delivered(200),
+        )
+        .cut(),
+        case("E10", "gzip-bomb", gzip("gzip"), Delivered(200))
+            .cut()
+            .kept(&first_of_bomb),
+        case("E10", "not-really-br", gzip("br"), Delivered(200))
+            .cut()
+            .kept(&first_of_bomb),
+        case("E10", "not-really-zstd", gzip("zstd"), Delivered(200))
+            .cut()
+            .kept(&first_of_bomb),
+    ]
+}
+
+fn interim() -> Vec<Case> {
+    use Expect::{Delivered, Failed, Status};
+    let hints = "HTTP/1.1 103 Early Hints\r\nLink: </x>; rel=preload\r\n\r\n";
+    let large = format!("HTTP/1.1 103 x\r\nX: {}\r\n\r\n", "a".repeat(50_000));
+    vec![
+        case(
+            "E08",
+            "10000-continues",
+            steps(vec![
+                say("HTTP/1.1 100 Continue\r\n\r\n".repeat(10_000)),
+                Step::Hang,
+            ]),
+            Failed(&[TooMany1xx]),
+        ),
+        case(
+            "E08",
+            "endless-processing",
+            steps(vec![Step::Flood(
+                b"HTTP/1.1 102 Processing\r\n\r\n".to_vec(),
+            )]),
+            Failed(&[TooMany1xx]),
+        ),
+        case(
+            "E08",
+            "nine-hints",
+            steps(vec![say(hints.repeat(9)), say(OK)]),
+            Failed(&[TooMany1xx]),
+        ),
+        case(
+            "E08",
+            "eight-hints",
+            steps(vec![say(hints.repeat(8)), say(OK)]),
+            Delivered(200),
+        )
+        .whole(b"ok")
+        .fresh(),
+        case(
+            "E08",
+            "hints-drip",
+            steps(vec![Step::Drip(hints.into(), MS(1))]),
+            Failed(&[TooMany1xx]),
+        ),
+        case(
+            "E08",
+            "large-hints",
+            steps(vec![say(large.repeat(8)), say(OK)]),
+            Failed(&[HttpProtocol]),
+        ),
+        case(
+            "E08",
+            "only-a-continue",
+            answers_once("HTTP/1.1 100 Continue\r\n\r\n"),
+            Failed(&[ConnClosed]),
+        ),
+        case(
+            "E08",
+            "switches-protocols",
+            steps(vec![
+                say("HTTP/1.1 101 x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n\x01\x02"),
+                Step::Hang,
+            ]),
+            Status(101),
+        )
+        .fresh(),
+    ]
+}
+
+fn heads() -> Vec<Case> {
+    use Expect::{Delivered, Failed};
+    let headers = |count: usize| {
+        format!(
+            "{OK_HEAD}Content-Length: 0\r\n{}\r\n",
+            "X: y\r\n".repeat(count - 1)
+        )
+    };
+    let value = |bytes: &[u8]| {
+        [
+            b"HTTP/1.1 200 OK\r\nX-Odd: ".as_slice(),
+            bytes,
+            b"\r\nContent-Length: 2\r\n\r\nok",
+        ]
+        .concat()
+    };
+    vec![
+        case(
+            "E09",
+            "a-megabyte-of-headers",
+            steps(vec![
+                say(OK_HEAD),
+                say(format!("X: {}\r\n", "a".repeat(10_000)).repeat(100)),
+                say("\r\n"),
+            ]),
+            Failed(&[ResponseHeadTooLarge]),
+        ),
+        case(
+            "E09",
+            "one-large-header",
+            answers(format!("{OK_HEAD}X: {}\r\n\r\n", "a".repeat(400_000))),
+            Failed(&[ResponseHeadTooLarge]),
+        ),
+        case(
+            "E09",
+            "an-endless-header",
+            steps(vec![
+                say(OK_HEAD),
+                say("X: "),
+                Step::Flood(vec![b'a'; 4096]),
+            ]),
+            Failed(&[ResponseHeadTooLarge]),
+        ),
+        case(
+            "E09",
+            "an-endless-reason",
+            steps(vec![say("HTTP/1.1 200 "), Step::Flood(vec![b'a'; 4096])]),
+            Failed(&[ResponseHeadTooLarge]),
+        ),
+        case(
+            "E09",
+            "5000-headers",
+            answers(headers(5000)),
+            Failed(&[ResponseHeadTooLarge]),
+        ),
+        case(
+            "E09",
+            "101-headers",
+            answers(headers(101)),
+            Failed(&[ResponseHeadTooLarge]),
+        ),
+        case("E09", "100-headers", answers(headers(100)), Delivered(200)).whole(b""),
+        case(
+            "E17",
+            "no-utf-8",
+            answers(value(b"\xe9\xff\xfe")),
+            Delivered(200),
+        )
+        .whole(b"ok"),
+        case(
+            "E17",
+            "nul-in-a-header",
+            answers(value(b"a\0b")),
+            Delivered(200),
+        )
+        .whole(b"ok"),
+        case(
+            "E17",
+            "cr-in-a-header",
+            answers(value(b"a\rb")),
+            Delivered(200),
+        )
+        .whole(b"ok"),
+        case(
+            "E17",
+            "folded-header",
+            answers(value(b"a\r\n b")),
+            Delivered(200),
+        )
+        .whole(b"ok"),
+        case(
+            "E17",
+            "header-without-colon",
+            answers(value(b"a\r\nnonsense")),
+            Delivered(200),
+        )
+        .whole(b"ok"),
+        case(
+            "E17",
+            "terminal-commands",
+            answers(value(b"\x1b[2J")),
+            Delivered(200),
+        )
+        .whole(b"ok"),
+    ]
+}
+
+fn breaks() -> Vec<Case> {
+    use Expect::{Delivered, Failed};
+    // A reset may overtake what was written before it.
+    let then_reset = |text: &str| steps(vec![say(text), Step::Pause(MS(100)), Step::Reset]);
+    vec![
+        case(
+            "E11",
+            "resets-after-request",
+            steps(vec![Step::Reset]),
+            Failed(&[ConnReset]),
+        ),
+        case(
+            "E11",
+            "closes-after-request",
+            steps(vec![Step::Close]),
+            Failed(&[ConnClosed]),
+        ),
+        case(
+            "E11",
+            "resets-in-status-line",
+            then_reset("HTTP/1.1 2"),
+            Failed(&[ConnReset]),
+        ),
+        case(
+            "E11",
+            "closes-in-head",
+            answers_once("HTTP/1.1 200 OK\r\nContent-"),
+            Failed(&[ConnClosed]),
+        ),
+        case(
+            "E11",
+            "closes-before-end-of-head",
+            answers_once("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n"),
+            Failed(&[ConnClosed]),
+        ),
+        case(
+            "E11",
+            "resets-in-body",
+            then_reset("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\npart"),
+            Delivered(200),
+        )
+        .cut(),
+        case(
+            "E11",
+            "closes-in-body",
+            answers_once("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\npart"),
+            Delivered(200),
+        )
+        .cut()
+        .kept(b"part"),
+        case(
+            "E11",
+            "resets-in-chunk",
+            then_reset("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\npart"),
+            Delivered(200),
+        )
+        .cut(),
+        case(
+            "E11",
+            "closes-before-last-chunk",
+            answers_once(format!("{CHUNKED}4\r\npart\r\n")),
+            Delivered(200),
+        )
+        .cut()
+        .kept(b"part"),
+        case(
+            "E13",
+            "answers-before-the-body",
+            Script::AfterHead(vec![say(OK), Step::Close]),
+            Delivered(200),
+        )
+        .whole(b"ok")
+        .fresh(),
+        case(
+            "E13",
+            "refuses-before-the-body",
+            Script::AfterHead(vec![say(with("413 x", "")), Step::Hang]),
+            Expect::Status(413),
+        ),
+    ]
+}
+
+fn framing() -> Vec<Case> {
+    use Expect::{Delivered, Failed, Status};
+    let bad = |name, text: &str| case("E14", name, answers_once(text), Failed(&[HttpProtocol]));
+    let ok = |name, text: &str| case("E14", name, answers(text), Delivered(200));
+    vec![
+        ok("length-and-chunked", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n").whole(b"ok").fresh(),
+        ok("chunked-and-length", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n2\r\nok\r\n0\r\n\r\n").whole(b"ok").fresh(),
+        ok("the-same-length-twice", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nok").whole(b"ok").fresh(),
+        bad("two-lengths", "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab"),
+        bad("two-lengths-in-one", "HTTP/1.1 200 OK\r\nContent-Length: 1, 2\r\n\r\nab"),
+        bad("negative-length", "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n"),
+        bad("plus-length", "HTTP/1.1 200 OK\r\nContent-Length: +2\r\n\r\nok"),
+        bad("hexadecimal-length", "HTTP/1.1 200 OK\r\nContent-Length: 0x2\r\n\r\nok"),
+        case("E14", "chunked-identity", answers_once("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, identity\r\n\r\nok"), Delivered(200)).whole(b"ok").fresh(),
+        case("E14", "unknown-coding", answers_once("HTTP/1.1 200 OK\r\nTransfer-Encoding: zstd\r\n\r\nok"), Delivered(200)).whole(b"ok").fresh(),
+        bad("chunked-in-1.0", "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+        ok("bad-chunk", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\nzzz\r\n").cut().fresh(),
+        ok("huge-chunk", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\nok").cut().fresh(),
+        ok("bare-line-feeds", "HTTP/1.1 200 OK\nContent-Length: 2\n\nok").whole(b"ok"),
+        case("E14", "http-0.9", answers_once("ok"), Failed(&[HttpProtocol, ConnClosed])),
+        bad("noise", "\0\x01\x02\x03\r\n\r\n"),
+        bad("ssh", "SSH-2.0-OpenSSH_9.6\r\n\r\n"),
+        bad("http-2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+        bad("http-3", "HTTP/3.0 200 OK\r\nContent-Length: 0\r\n\r\n"),
+        bad("lower-case-http", "http/1.1 200 ok\r\nContent-Length: 0\r\n\r\n"),
+        case("E14", "http-1.0", answers_once("HTTP/1.0 200 OK\r\n\r\nuntil the end"), Delivered(200)).whole(b"until the end").fresh(),
+        ok("http-1.0-keeps-alive", "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nok").whole(b"ok").fresh(),
+        ok("lower-case-reason", "HTTP/1.1 200 ok\r\ncontent-length: 2\r\n\r\nok").whole(b"ok"),
+        ok("no-reason", "HTTP/1.1 200\r\nContent-Length: 2\r\n\r\nok").whole(b"ok"),
+        bad("status-of-four-digits", "HTTP/1.1 1000 x\r\nContent-Length: 0\r\n\r\n"),
+        bad("status-of-two-digits", "HTTP/1.1 99 x\r\nContent-Length: 0\r\n\r\n"),
+        bad("status-of-letters", "HTTP/1.1 abc x\r\nContent-Length: 0\r\n\r\n"),
+        case("E16", "204-with-body", answers("HTTP/1.1 204 x\r\nContent-Length: 4\r\n\r\nbody"), Delivered(204)).whole(b"").fresh(),
+        case("E16", "205-with-body", answers("HTTP/1.1 205 x\r\nContent-Length: 4\r\n\r\nbody"), Delivered(205)).whole(b"body"),
+        case("E16", "304-with-body", answers("HTTP/1.1 304 x\r\nContent-Length: 4\r\n\r\nbody"), Status(304)).whole(b"").fresh(),
+    ]
+}
+
+fn connections() -> Vec<Case> {
+    use Expect::{Delivered, SecondFailsOnce};
+    let evil = format!("{OK}HTTP/1.1 500 Evil\r\nContent-Length: 0\r\n\r\n");
+    let second = |steps| Script::Requests(vec![vec![say(OK)], steps]);
+    vec![
+        case(
+            "E12",
+            "closes-idle-ones",
+            steps(vec![say(OK), Step::Pause(MS(30)), Step::Close]),
+            Delivered(200),
+        )
+        .whole(b"ok")
+        .fresh(),
+        case(
+            "E12",
+            "closes-at-the-second",
+            second(vec![Step::Close]),
+            SecondFailsOnce(&[ConnClosed]),
+        ),
+        case(
+            "E12",
+            "resets-at-the-second",
+            second(vec![Step::Reset]),
+            SecondFailsOnce(&[ConnReset]),
+        ),
+        case(
+            "E12",
+            "is-silent-at-the-second",
+            second(vec![Step::Hang]),
+            SecondFailsOnce(&[Timeout]),
+        ),
+        case(
+            "E12",
+            "says-close",
+            answers("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok"),
+            Delivered(200),
+        )
+        .whole(b"ok")
+        .fresh(),
+        case(
+            "E15",
+            "answers-twice",
+            answers(evil.clone()),
+            Delivered(200),
+        )
+        .whole(b"ok")
+        .fresh(),
+        case(
+            "E15",
+            "answers-twice-later",
+            steps(vec![
+                say(OK),
+                Step::Pause(MS(30)),
+                say("HTTP/1.1 500 Evil\r\nContent-Length: 0\r\n\r\n"),
+            ]),
+            Delivered(200),
+        )
+        .whole(b"ok")
+        .fresh(),
+        case(
+            "E15",
+            "a-stray-byte",
+            answers(format!("{OK}\n")),
+            Delivered(200),
+        )
+        .whole(b"ok")
+        .fresh(),
+    ]
+}
+
+fn statuses() -> Vec<Case> {
+    use Expect::{Delivered, Status};
+    let redirect = |name, line: &'static str, status| {
+        // Whoever follows it comes back here, with a request that no attempt stands for.
+        case(
+            "E18",
+            name,
+            answers(with(line, "Location: /trap\r\n")),
+            Status(status),
+        )
+    };
+    vec![
+        redirect("moved", "301 Moved", 301),
+        redirect("found", "302 Found", 302),
+        redirect("see-other", "303 See Other", 303),
+        redirect("temporary", "307 Temporary", 307),
+        redirect("permanent", "308 Permanent", 308),
+        case(
+            "E18",
+            "refreshes",
+            answers(with(
+                "200 OK",
+                "Refresh: 0; url=/trap\r\nAlt-Svc: h2=\":1\"\r\nSet-Cookie: a=b\r\n",
+            )),
+            Delivered(200),
+        ),
+        case(
+            "E18",
+            "asks-for-a-password",
+            answers(with("401 x", "WWW-Authenticate: Basic realm=x\r\n")),
+            Status(401),
+        ),
+        case(
+            "E18",
+            "asks-for-later",
+            answers(with("425 Too Early", "")),
+            Status(425),
+        ),
+    ]
+}
+
+fn waits() -> Vec<Case> {
+    let asks = |name, line: &str, header: &str, wait| {
+        let headers = format!("Retry-After: {header}\r\n");
+        case(
+            "E19",
+            name,
+            answers(with(line, &headers)),
+            Expect::Status(line[..3].parse().unwrap()),
+        )
+        .waits(wait)
+    };
+    vec![
+        asks("asks-for-0", "429 x", "0", RETRY),
+        asks("asks-for-1", "429 x", "1", MS(1000)),
+        asks("asks-for-2-with-503", "503 x", "2", MS(2000)),
+        asks("asks-for-2-with-500", "500 x", "2", RETRY),
+        asks("asks-for-a-day", "429 x", "86400", CAP),
+        asks("asks-for-ages", "429 x", "1000000000000000000", CAP),
+        asks(
+            "asks-for-more-than-there-is",
+            "429 x",
+            "99999999999999999999",
+            RETRY,
+        ),
+        asks("asks-for-less-than-nothing", "429 x", "-5", RETRY),
+        asks("asks-for-a-fraction", "429 x", "1.5", RETRY),
+        asks("asks-for-no-number", "429 x", "NaN", RETRY),
+        asks("asks-for-some-time", "429 x", "tomorrow", RETRY),
+        asks(
+            "asks-for-the-past",
+            "503 x",
+            "Sun, 06 Nov 1994 08:49:37 GMT",
+            RETRY,
+        ),
+        asks(
+            "asks-for-2094",
+            "503 x",
+            "Sat, 06 Nov 2094 08:49:37 GMT",
+            CAP,
+        ),
+        asks("asks-twice", "429 x", "1\r\nRetry-After: 86400", MS(1000)),
+        asks("asks-for-nothing", "429 x", "", RETRY),
+    ]
+}
+
+fn tls() -> Vec<Case> {
+    use Expect::Failed;
+    let alert = |name, description: u8, classes| {
+        let bytes = vec![0x15, 0x03, 0x03, 0x00, 0x02, 0x02, description];
+        case(
+            "E23",
+            name,
+            Script::AtOnce(vec![Step::Say(bytes), Step::Close]),
+            Failed(classes),
+        )
+        .secure()
+    };
+    let speaks = |number, name, steps, classes| {
+        case(number, name, Script::AtOnce(steps), Failed(classes)).secure()
+    };
+    vec![
+        speaks("E03", "no-tls", vec![Step::Hang], &[Timeout]),
+        speaks(
+            "E03",
+            "no-tls-long",
+            vec![Step::Hang],
+            &[TlsHandshakeTimeout],
+        )
+        .deadline(LONG),
+        speaks(
+            "E03",
+            "drips-tls",
+            vec![Step::Drip(vec![0x16, 0x03, 0x03, 0x40, 0x00, 0x02], MS(50))],
+            &[Timeout, TlsProtocol],
+        ),
+        speaks(
+            "E03",
+            "speaks-http",
+            vec![say(with("400 Bad Request", "")), Step::Close],
+            &[TlsProtocol],
+        ),
+        speaks("E23", "closes-in-tls", vec![Step::Close], &[ConnClosed]),
+        speaks(
+            "E23",
+            "resets-in-tls",
+            vec![Step::Pause(MS(50)), Step::Reset],
+            &[ConnReset],
+        ),
+        speaks(
+            "E23",
+            "floods-tls",
+            vec![Step::Flood(vec![
+                0x16, 0x03, 0x03, 0x3f, 0xff, 0x02, 0xff, 0xff, 0xff,
+            ])],
+            &[TlsProtocol],
+        ),
+        alert("no-common-cipher", 40, &[TlsNoCommonCipher]),
+        alert("old-protocol", 70, &[TlsProtocol]),
+        alert("wants-a-certificate", 116, &[TlsClientCertRequired]),
+        alert("knows-no-such-name", 112, &[TlsProtocol]),
+        case(
+            "E23",
+            "self-signed",
+            Script::Tls(Certificate::self_signed()),
+            Failed(&[TlsUnknownCa]),
+        ),
+        case(
+            "E23",
+            "of-a-stranger",
+            Script::Tls(Certificate::of_a_stranger()),
+            Failed(&[TlsUnknownCa]),
+        ),
+    ]
+}

@@ -1,0 +1,283 @@
+//! Receivers may do whatever they like: each misbehaviour ends as documented, costs exactly the requests that are logged, and nobody else
+//! notices. All of them at once, on one program.
+
+mod cases;
+mod judge;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use hookline_tests::chaos::{Chaos, Script, Step, Wire};
+use hookline_tests::program::{Engine, Program, Site, Tail};
+use hookline_tests::receiver::Receiver;
+use hookline_tests::wait::{at_least, eventually};
+use serde_json::Value;
+use tokio::time::Instant;
+
+use crate::promises::{assert_each_once, event, webhook};
+use cases::{CAP, Case, Expect, RETRY};
+
+both_engines!(
+    every_misbehaviour_ends_as_documented_and_nobody_else_notices,
+    every_status_has_its_outcome
+);
+
+/// Webhooks with receivers that behave.
+const HEALTHY: usize = 4;
+/// Events of a wave to them.
+const WAVE: usize = 20;
+/// Waves before anybody misbehaves, for comparison, and at least so many while all do.
+const CALM: usize = 4;
+const WITHIN: Duration = Duration::from_secs(60);
+/// The slower machines of the tests have this much to do besides.
+const NOTICED: Duration = Duration::from_millis(1000);
+/// What the program may take in memory beyond what it took before.
+const GROWTH_MAX: u64 = 128 * 1024 * 1024;
+
+/// A case with the receiver that does it.
+pub(super) struct Played {
+    pub(super) case: Case,
+    pub(super) chaos: Chaos,
+}
+
+impl Played {
+    /// Its webhook: the number makes names unique and findable in the table.
+    pub(super) fn webhook(&self) -> String {
+        format!("{}-{}", self.case.number.to_lowercase(), self.case.name).replace('.', "-")
+    }
+
+    fn document(&self) -> String {
+        let types = if self.case.is_slow() {
+            "[chaos.first]"
+        } else {
+            "[\"chaos.*\"]"
+        };
+        let url = if self.case.secure {
+            self.chaos.secure_url("/hook")
+        } else {
+            self.chaos.url("/hook")
+        };
+        let more = format!(
+            "events: {types}\ndeadline: {}ms\nretry: {{jitter: 0, schedule: {{list: [{}ms]}}, permanent: none, retry_after: {{honour: true, cap: {}ms}}}}",
+            self.case.deadline.as_millis(),
+            RETRY.as_millis(),
+            CAP.as_millis(),
+        );
+        webhook(&self.webhook(), &url, &more)
+    }
+
+    /// Events that it gets.
+    fn events(&self) -> &'static [&'static str] {
+        if self.case.is_slow() {
+            &["first"]
+        } else {
+            &["first", "second"]
+        }
+    }
+}
+
+/// The attempts of a webhook, by event.
+pub(super) fn by_event(tail: &Tail, webhook: &str) -> BTreeMap<String, Vec<Value>> {
+    let mut by_event = BTreeMap::<_, Vec<_>>::new();
+    for attempt in tail.of(webhook) {
+        let id = attempt["event_id"].as_str().unwrap_or_default().to_owned();
+        by_event.entry(id).or_default().push(attempt);
+    }
+    by_event
+}
+
+fn is_over(attempts: Option<&Vec<Value>>) -> bool {
+    let last = attempts.and_then(|all| all.last());
+    last.is_some_and(|attempt| attempt["outcome"] != "failed")
+}
+
+/// The webhooks for which this event is not over.
+fn unfinished(tail: &Tail, played: &[Played], event: &str, with_slow: bool) -> Vec<String> {
+    let waiting = played
+        .iter()
+        .filter(|p| p.events().contains(&event) && (with_slow || !p.case.is_slow()));
+    waiting
+        .map(Played::webhook)
+        .filter(|name| !is_over(by_event(tail, name).get(event)))
+        .collect()
+}
+
+/// Sends waves of events to those who behave and notes how long each took to arrive.
+struct Healthy {
+    receiver: Receiver,
+    sent: usize,
+}
+
+impl Healthy {
+    fn documents(&self) -> String {
+        (0..HEALTHY)
+            .map(|n| {
+                let url = self.receiver.url(&format!("/ok/{n}"));
+                webhook(&format!("healthy-{n}"), &url, "events: [healthy]")
+            })
+            .collect()
+    }
+
+    /// From when a wave was accepted until the last of it had come.
+    async fn wave(&mut self, site: &Site) -> Duration {
+        let ids = self.sent..self.sent + WAVE;
+        let events: Vec<_> = ids
+            .map(|n| event("healthy", &format!("h{n}"), "{}"))
+            .collect();
+        site.publish(&events).await;
+        let accepted = Instant::now();
+        self.sent += WAVE;
+        let expected = self.sent * HEALTHY;
+        at_least("the healthy", expected, WITHIN, || {
+            self.receiver.count("/ok")
+        })
+        .await;
+        accepted.elapsed()
+    }
+
+    async fn calm(&mut self, site: &Site) -> Duration {
+        let mut slowest = Duration::ZERO;
+        for n in 0..=CALM {
+            let took = self.wave(site).await;
+            // The first one opens the connections.
+            slowest = if n == 0 { took } else { slowest.max(took) };
+        }
+        slowest
+    }
+
+    fn assert_nothing_missing(&self) {
+        for n in 0..HEALTHY {
+            assert_each_once(&self.receiver.at(&format!("/ok/{n}")), self.sent);
+        }
+    }
+}
+
+fn memory(program: &Program, field: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", program.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
+    let kibibytes = line.unwrap().trim_matches([':', ' ', '\t', 'k', 'B']);
+    kibibytes.parse::<u64>().unwrap() * 1024
+}
+
+async fn every_misbehaviour_ends_as_documented_and_nobody_else_notices(engine: Engine) {
+    let mut played = Vec::new();
+    for case in cases::all() {
+        let chaos = Chaos::start(case.script.clone()).await;
+        played.push(Played { case, chaos });
+    }
+    let mut healthy = Healthy {
+        receiver: Receiver::start().await,
+        sent: 0,
+    };
+    let site = Site::new(engine).await;
+    let documents: String = played.iter().map(Played::document).collect();
+    site.apply(&(documents + &healthy.documents())).await;
+    let program = site.start().await;
+    let tail = site.tail();
+    let calm = healthy.calm(&site).await;
+    let before = memory(&program, "VmRSS");
+
+    let mut waves = Vec::new();
+    for (name, with_slow) in [("first", false), ("second", true)] {
+        let published = event(&format!("chaos.{name}"), name, "{\"a\": 1}");
+        site.publish(&[published]).await;
+        let begun = Instant::now();
+        loop {
+            waves.push(healthy.wave(&site).await);
+            let mut left = unfinished(&tail, &played, name, with_slow);
+            if with_slow {
+                left.extend(unfinished(&tail, &played, "first", true));
+            }
+            if left.is_empty() {
+                break;
+            }
+            assert!(begun.elapsed() < WITHIN, "{name}: not over for {left:?}");
+        }
+    }
+    let grown = memory(&program, "VmHWM").saturating_sub(before);
+    assert!(grown < GROWTH_MAX, "{grown} bytes more than before");
+    waves.sort_unstable();
+    let slowest = *waves.last().unwrap();
+    let allowed = NOTICED.max(calm * 2);
+    hookline_tests::say(&format!(
+        "chaos: {} cases; {} waves, the slowest {slowest:?}, before {calm:?}; memory +{} KiB",
+        played.len(),
+        waves.len(),
+        grown / 1024,
+    ));
+    assert!(waves.len() >= CALM, "{} waves", waves.len());
+
+    let wrong: Vec<_> = played
+        .iter()
+        .flat_map(|p| judge::wrongs(p, &by_event(&tail, &p.webhook())))
+        .collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(slowest <= allowed, "{waves:?}, before {calm:?}");
+    healthy.assert_nothing_missing();
+    // What is of no use any more is given back: none is held by an attempt that is over.
+    let closed = async || {
+        let open = played.iter().filter(|p| p.chaos.open() > 0);
+        let open: Vec<_> = open.map(Played::webhook).collect();
+        if open.is_empty() { Ok(()) } else { Err(open) }
+    };
+    // Those that promised to wait for a minute are kept for twenty seconds, and no longer.
+    eventually(
+        "all connections are closed",
+        Duration::from_secs(25),
+        closed,
+    )
+    .await;
+    assert!(program.stop().await.success());
+}
+
+/// Answers with the status that the event asks for.
+fn as_asked(wire: &Wire) -> Vec<u8> {
+    let body = String::from_utf8_lossy(&wire.body);
+    let digits = body.split("\"status\":").nth(1).unwrap_or_default();
+    let digits: String = digits.chars().take_while(char::is_ascii_digit).collect();
+    format!("HTTP/1.1 {digits:0>3} x\r\nContent-Length: 0\r\n\r\n").into_bytes()
+}
+
+/// What must be logged for a status: status, class and outcome.
+fn expected_of(status: u64) -> (Value, Value, Value) {
+    let logged = |class: &str| (status.into(), class.into(), "exhausted".into());
+    match status {
+        0..=99 => (Value::Null, "http_protocol".into(), "exhausted".into()),
+        // Only a word on the way; the answer never comes.
+        100 | 102..=199 => (Value::Null, "conn_closed".into(), "exhausted".into()),
+        200..=299 => (status.into(), Value::Null, "delivered".into()),
+        300..=399 => logged("redirect"),
+        _ => logged("status"),
+    }
+}
+
+async fn every_status_has_its_outcome(engine: Engine) {
+    let script = Script::Requests(vec![vec![Step::Answer(as_asked), Step::Close]]);
+    let chaos = Chaos::start(script).await;
+    let site = Site::new(engine).await;
+    let more = "retry: {jitter: 0, schedule: {fixed: {delay: 1s, times: 0}}, permanent: none}";
+    site.apply(&webhook("statuses", &chaos.url("/hook"), more))
+        .await;
+    let program = site.start().await;
+    let tail = site.tail();
+    let events: Vec<_> = (0..1000)
+        .map(|n| event("order", &n.to_string(), &format!("{{\"status\":{n}}}")))
+        .collect();
+    for part in events.chunks(250) {
+        site.publish(part).await;
+    }
+    let logged = || tail.of("statuses").len();
+    at_least("attempts", events.len(), WITHIN, logged).await;
+    let by_event = by_event(&tail, "statuses");
+    assert_eq!(by_event.len(), events.len());
+    for (id, attempts) in &by_event {
+        let [attempt] = attempts.as_slice() else {
+            panic!("{id}: {attempts:?}");
+        };
+        let seen = ["status", "error_class", "outcome"].map(|key| attempt[key].clone());
+        let (status, class, outcome) = expected_of(id.parse().unwrap());
+        assert_eq!(seen, [status, class, outcome], "{id}");
+    }
+    assert_eq!(chaos.requests().len(), events.len());
+    assert!(program.stop().await.success());
+}
