@@ -15,7 +15,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::promises::{assert_each_once, event, webhook};
-use cases::{CAP, Case, Expect, RETRY};
+use cases::{CAP, Case, RETRY};
 
 both_engines!(
     every_misbehaviour_ends_as_documented_and_nobody_else_notices,

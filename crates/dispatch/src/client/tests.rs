@@ -1,6 +1,7 @@
 //! Against scripted servers: each test says in raw bytes what the server does.
 
 mod answers;
+mod limits;
 mod places;
 mod proxied;
 mod server;

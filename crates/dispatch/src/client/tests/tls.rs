@@ -439,3 +439,82 @@ async fn a_handshake_that_hangs_ends() {
     let answer = client().exchange(outgoing).await;
     assert_eq!(failed(&answer), ErrorClass::TlsHandshakeTimeout);
 }
+
+#[tokio::test]
+async fn an_encrypted_connection_that_is_silent_ends_at_the_deadline() {
+    let authority = authority();
+    let acceptor = TlsAcceptor::from(Arc::new(server_config(
+        &leaf("hooks.example"),
+        Some(&authority),
+    )));
+    let server = Server::start(move |_, stream| {
+        let acceptor = acceptor.clone();
+        async move {
+            if let Ok(mut stream) = acceptor.accept(stream).await {
+                while read_request(&mut stream).await.is_some() {}
+            }
+        }
+    })
+    .await;
+    let mut config = ClientConfig::new(local_policy());
+    config.extra_roots = vec![authority.der().clone()];
+    let look_up: LookUp = Arc::new(|_| Ok(vec!["127.0.0.1".parse().expect("address")]));
+    let client = HttpClient::with_look_up(config, Arc::new(Still), look_up).expect("client");
+    let mut outgoing = request(&format!("https://hooks.example:{}/", server.address.port()));
+    outgoing.deadline = Duration::from_millis(500);
+    let answer = client.exchange(outgoing).await;
+    assert_eq!(failed(&answer), ErrorClass::Timeout);
+    assert!(
+        answer.detail.ends_with("waiting for the answer"),
+        "{}",
+        answer.detail
+    );
+    assert!(answer.duration < Duration::from_millis(1500));
+}
+
+#[tokio::test]
+async fn a_chain_of_certificates_without_end_is_a_protocol_error() {
+    let authority = authority();
+    let (mut chain, key) = identity(&leaf("hooks.example"), Some(&authority));
+    // More than the library lets a handshake have, whatever is in it.
+    let filler = authority.der().clone();
+    let count = 128 * 1024 / filler.len();
+    chain.extend(std::iter::repeat_n(filler, count));
+    let config = builder(rustls::DEFAULT_VERSIONS)
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .expect("config");
+    let server = serve(config).await;
+    let answer = ask(&server, "hooks.example", &authority).await;
+    assert_eq!(
+        failed(&answer),
+        ErrorClass::TlsProtocol,
+        "{}",
+        answer.detail
+    );
+}
+
+#[tokio::test]
+async fn nothing_in_common_has_its_class() {
+    let authority = authority();
+    let (chain, key) = identity(&leaf("hooks.example"), Some(&authority));
+    // A suite that only one side has: the certificate's kind of key does not go with it.
+    let mut provider = rustls::crypto::ring::default_provider();
+    provider.cipher_suites.retain(|suite| {
+        suite.suite() == rustls::CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
+    });
+    let config = rustls::ServerConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[&rustls::version::TLS12])
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .expect("config");
+    let server = serve(config).await;
+    let answer = ask(&server, "hooks.example", &authority).await;
+    assert_eq!(
+        failed(&answer),
+        ErrorClass::TlsNoCommonCipher,
+        "{}",
+        answer.detail
+    );
+}
