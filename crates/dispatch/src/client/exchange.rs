@@ -398,8 +398,21 @@ impl Seen {
             ));
         }
         let keeps = matches!(head.version(), Version::HTTP_11 | Version::HTTP_2)
-            && !head.status().is_informational();
+            && !head.status().is_informational()
+            && has_one_length(headers);
         self.idle_for = keeps.then(|| promised_idle(headers)).flatten();
+    }
+}
+
+/// Whether no more than one header says where the body ends. With two, the library and whatever else reads these bytes may disagree about it,
+/// and then about which answer belongs to which request.
+fn has_one_length(headers: &HeaderMap) -> bool {
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    match (lengths.next(), codings.next()) {
+        (Some(_), Some(_)) => false,
+        (Some(length), None) => lengths.next().is_none() && !length.as_bytes().contains(&b','),
+        (None, _) => codings.next().is_none(),
     }
 }
 
