@@ -10,8 +10,8 @@ use hookline_model::outcome::ErrorClass;
 use hookline_tests::chaos::Script;
 use serde_json::Value;
 
-use super::Played;
 use super::cases::{Case, Expect};
+use super::{ByEvent, Played};
 
 /// How much longer than its deadline an attempt may seem to take on a busy machine.
 const LATE: Duration = Duration::from_millis(1000);
@@ -26,6 +26,16 @@ struct Logged {
     outcome: &'static str,
     status: Option<u16>,
     classes: &'static [ErrorClass],
+}
+
+/// The classes that failed attempts may have.
+pub(super) fn classes(expect: &Expect) -> &'static [ErrorClass] {
+    match expect {
+        Expect::Delivered(_) => &[],
+        Expect::Status(300..=399) => &[ErrorClass::Redirect],
+        Expect::Status(_) => &[ErrorClass::Status],
+        Expect::Failed(classes) | Expect::SecondFailsOnce(classes) => classes,
+    }
 }
 
 /// What must be logged for an event, in order.
@@ -44,22 +54,16 @@ fn expected(expect: &Expect, event: &str) -> Vec<Logged> {
             })
             .to_vec()
     };
-    let class = |status| -> &[ErrorClass] {
-        match status {
-            300..=399 => &[ErrorClass::Redirect],
-            _ => &[ErrorClass::Status],
-        }
-    };
     match expect {
         Expect::Delivered(status) => vec![delivered(*status)],
-        Expect::Status(status) => twice(Some(*status), class(*status)),
-        Expect::Failed(classes) => twice(None, classes),
+        Expect::Status(status) => twice(Some(*status), classes(expect)),
+        Expect::Failed(_) => twice(None, classes(expect)),
         Expect::SecondFailsOnce(_) if event == "first" => vec![delivered(200)],
-        Expect::SecondFailsOnce(classes) => {
+        Expect::SecondFailsOnce(_) => {
             let failed = Logged {
                 outcome: "failed",
                 status: None,
-                classes,
+                classes: classes(expect),
             };
             vec![failed, delivered(200)]
         }
@@ -67,7 +71,7 @@ fn expected(expect: &Expect, event: &str) -> Vec<Logged> {
 }
 
 /// Everything about a case that is not as it must be.
-pub(super) fn wrongs(played: &Played, by_event: &BTreeMap<String, Vec<Value>>) -> Vec<String> {
+pub(super) fn wrongs(played: &Played, by_event: &ByEvent) -> Vec<String> {
     let mut wrong = Vec::new();
     for event in played.events() {
         let none = Vec::new();

@@ -4,9 +4,10 @@
 mod cases;
 mod judge;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use hookline_model::outcome::ErrorClass;
 use hookline_tests::chaos::{Chaos, Script, Step, Wire};
 use hookline_tests::program::{Engine, Program, Site, Tail};
 use hookline_tests::receiver::Receiver;
@@ -29,20 +30,20 @@ const WAVE: usize = 20;
 /// Waves before anybody misbehaves, for comparison, and at least so many while all do.
 const CALM: usize = 4;
 const WITHIN: Duration = Duration::from_secs(60);
-/// The slower machines of the tests have this much to do besides.
-const NOTICED: Duration = Duration::from_millis(1000);
+/// A wave that takes longer has noticed something, nine times out of ten, and at the worst: the machine has other work, too.
+const NOTICED: (Duration, Duration) = (Duration::from_millis(500), Duration::from_millis(1000));
 /// What the program may take in memory beyond what it took before.
 const GROWTH_MAX: u64 = 128 * 1024 * 1024;
 
 /// A case with the receiver that does it.
-pub(super) struct Played {
-    pub(super) case: Case,
-    pub(super) chaos: Chaos,
+struct Played {
+    case: Case,
+    chaos: Chaos,
 }
 
 impl Played {
     /// Its webhook: the number makes names unique and findable in the table.
-    pub(super) fn webhook(&self) -> String {
+    fn webhook(&self) -> String {
         format!("{}-{}", self.case.number.to_lowercase(), self.case.name).replace('.', "-")
     }
 
@@ -76,29 +77,33 @@ impl Played {
     }
 }
 
-/// The attempts of a webhook, by event.
-pub(super) fn by_event(tail: &Tail, webhook: &str) -> BTreeMap<String, Vec<Value>> {
-    let mut by_event = BTreeMap::<_, Vec<_>>::new();
-    for attempt in tail.of(webhook) {
-        let id = attempt["event_id"].as_str().unwrap_or_default().to_owned();
-        by_event.entry(id).or_default().push(attempt);
-    }
-    by_event
-}
+/// Attempts, by event.
+type ByEvent = BTreeMap<String, Vec<Value>>;
 
-fn is_over(attempts: Option<&Vec<Value>>) -> bool {
-    let last = attempts.and_then(|all| all.last());
-    last.is_some_and(|attempt| attempt["outcome"] != "failed")
+/// Everything that was logged, by webhook.
+fn logged(tail: &Tail) -> BTreeMap<String, ByEvent> {
+    let mut logged = BTreeMap::<_, ByEvent>::new();
+    for attempt in tail.attempts() {
+        let text = |key: &str| attempt[key].as_str().unwrap_or_default().to_owned();
+        let of = logged.entry(text("webhook")).or_default();
+        of.entry(text("event_id")).or_default().push(attempt);
+    }
+    logged
 }
 
 /// The webhooks for which this event is not over.
 fn unfinished(tail: &Tail, played: &[Played], event: &str, with_slow: bool) -> Vec<String> {
-    let waiting = played
+    let logged = logged(tail);
+    let is_over = |webhook: &String| {
+        let attempts = logged.get(webhook).and_then(|of| of.get(event));
+        let last = attempts.and_then(|all| all.last());
+        last.is_some_and(|attempt| attempt["outcome"] != "failed")
+    };
+    played
         .iter()
-        .filter(|p| p.events().contains(&event) && (with_slow || !p.case.is_slow()));
-    waiting
+        .filter(|p| p.events().contains(&event) && (with_slow || !p.case.is_slow()))
         .map(Played::webhook)
-        .filter(|name| !is_over(by_event(tail, name).get(event)))
+        .filter(|webhook| !is_over(webhook))
         .collect()
 }
 
@@ -198,7 +203,7 @@ async fn every_misbehaviour_ends_as_documented_and_nobody_else_notices(engine: E
     assert!(grown < GROWTH_MAX, "{grown} bytes more than before");
     waves.sort_unstable();
     let slowest = *waves.last().unwrap();
-    let allowed = NOTICED.max(calm * 2);
+    let usual = waves[waves.len() * 9 / 10];
     hookline_tests::say(&format!(
         "chaos: {} cases; {} waves, the slowest {slowest:?}, before {calm:?}; memory +{} KiB",
         played.len(),
@@ -207,12 +212,14 @@ async fn every_misbehaviour_ends_as_documented_and_nobody_else_notices(engine: E
     ));
     assert!(waves.len() >= CALM, "{} waves", waves.len());
 
+    let (logged, nothing) = (logged(&tail), ByEvent::new());
     let wrong: Vec<_> = played
         .iter()
-        .flat_map(|p| judge::wrongs(p, &by_event(&tail, &p.webhook())))
+        .flat_map(|p| judge::wrongs(p, logged.get(&p.webhook()).unwrap_or(&nothing)))
         .collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert!(slowest <= allowed, "{waves:?}, before {calm:?}");
+    let unnoticed = usual <= NOTICED.0.max(calm * 2) && slowest <= NOTICED.1.max(calm * 2);
+    assert!(unnoticed, "{waves:?}, before {calm:?}");
     healthy.assert_nothing_missing();
     // What is of no use any more is given back: none is held by an attempt that is over.
     let closed = async || {
@@ -228,6 +235,38 @@ async fn every_misbehaviour_ends_as_documented_and_nobody_else_notices(engine: E
     )
     .await;
     assert!(program.stop().await.success());
+}
+
+/// Classes that no receiver on loopback can bring about: names, authorities that are trusted, and what is wrong on our side.
+/// The tests of the client have them.
+const NOT_HERE: &[ErrorClass] = &[
+    ErrorClass::ConnFailed,
+    ErrorClass::DnsNotFound,
+    ErrorClass::DnsFailed,
+    ErrorClass::DnsTimeout,
+    ErrorClass::Blocked,
+    ErrorClass::UrlRefused,
+    ErrorClass::TlsExpired,
+    ErrorClass::TlsNotYetValid,
+    ErrorClass::TlsNameMismatch,
+    ErrorClass::AuthFailed,
+    ErrorClass::RequestInvalid,
+    ErrorClass::Internal,
+];
+
+#[test]
+fn the_table_is_complete() {
+    let mut missing: BTreeSet<_> = ErrorClass::ALL.iter().collect();
+    missing.retain(|class| !NOT_HERE.contains(class));
+    let mut names = BTreeSet::new();
+    for case in cases::all() {
+        assert!(names.insert(case.name), "{} stands there twice", case.name);
+        for class in judge::classes(&case.expect) {
+            assert!(!NOT_HERE.contains(class), "{}: {class}", case.name);
+            missing.remove(class);
+        }
+    }
+    assert!(missing.is_empty(), "no case has {missing:?}");
 }
 
 /// Answers with the status that the event asks for.
@@ -266,9 +305,9 @@ async fn every_status_has_its_outcome(engine: Engine) {
     for part in events.chunks(250) {
         site.publish(part).await;
     }
-    let logged = || tail.of("statuses").len();
-    at_least("attempts", events.len(), WITHIN, logged).await;
-    let by_event = by_event(&tail, "statuses");
+    let count = || tail.attempts().len();
+    at_least("attempts", events.len(), WITHIN, count).await;
+    let by_event = logged(&tail).remove("statuses").unwrap();
     assert_eq!(by_event.len(), events.len());
     for (id, attempts) in &by_event {
         let [attempt] = attempts.as_slice() else {
