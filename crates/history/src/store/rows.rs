@@ -8,7 +8,8 @@ use sqlx::any::{AnyArguments, AnyRow};
 use sqlx::query::Query;
 use sqlx::{Any, Row as _};
 
-use super::{StoreError, signed, unsigned};
+use super::write::SIZES;
+use super::{Dialect, StoreError, signed, unsigned};
 use crate::attempt_line::{ENDED, attempt_id, known_outcome};
 use crate::{AttemptLine, ContactView, PositionView};
 
@@ -154,53 +155,68 @@ pub(super) fn endpoint(url: &str) -> &str {
     url.split_once('?').map_or(url, |(before, _)| before)
 }
 
-/// `($1, $2), ($3, $4)` and so on.
-fn places(rows: usize, columns: usize) -> String {
+/// `($1, $2), ($3, $4)` and so on. SQLite looks every numbered place up among all of them, which costs more than all else in a statement
+/// of thousands; it gets `?`.
+fn places(dialect: Dialect, rows: usize, columns: usize) -> String {
+    let place = |place: usize| match dialect {
+        Dialect::Sqlite => "?".to_owned(),
+        Dialect::Postgres => format!("${place}"),
+    };
     let row = |row: usize| {
-        let places = (1..=columns).map(|column| format!("${}", row * columns + column));
+        let places = (1..=columns).map(|column| place(row * columns + column));
         format!("({})", places.collect::<Vec<_>>().join(", "))
     };
     (0..rows).map(row).collect::<Vec<_>>().join(", ")
 }
 
-/// The statement for so many rows, made once.
+/// The statements that put rows in, for each number of rows made once.
+pub(super) struct Inserts {
+    dialect: Dialect,
+    attempts: [OnceLock<String>; SIZES.len()],
+    deliveries: [OnceLock<String>; SIZES.len()],
+}
+
+impl Inserts {
+    pub(super) fn new(dialect: Dialect) -> Self {
+        Self {
+            dialect,
+            attempts: Default::default(),
+            deliveries: Default::default(),
+        }
+    }
+
+    /// Inserts so many attempts; those that are there already stay.
+    pub(super) fn attempts(&self, rows: usize) -> &str {
+        cached(&self.attempts, rows, || {
+            let places = places(self.dialect, rows, COLUMNS_COUNT);
+            format!("INSERT INTO attempts ({COLUMNS}) VALUES {places} ON CONFLICT DO NOTHING")
+        })
+    }
+
+    /// Puts so many runs as they stand now, unless what is there says something later.
+    pub(super) fn deliveries(&self, rows: usize) -> &str {
+        cached(&self.deliveries, rows, || {
+            let places = places(self.dialect, rows, RUN_COLUMNS_COUNT);
+            format!(
+                "INSERT INTO deliveries ({RUN_COLUMNS}) VALUES {places} ON CONFLICT (delivery_id, run) DO UPDATE SET \
+                 webhook = excluded.webhook, outcome = excluded.outcome, status = excluded.status, \
+                 attempts = CASE WHEN excluded.attempts > deliveries.attempts THEN excluded.attempts ELSE deliveries.attempts END, \
+                 error_class = excluded.error_class, last_ms = excluded.last_ms, due_ms = excluded.due_ms, \
+                 record_partition = excluded.record_partition, record_offset = excluded.record_offset, record_index = excluded.record_index \
+                 WHERE excluded.record_offset > deliveries.record_offset \
+                 OR (excluded.record_offset = deliveries.record_offset AND excluded.record_index > deliveries.record_index)"
+            )
+        })
+    }
+}
+
 fn cached(
+    made: &[OnceLock<String>; SIZES.len()],
     rows: usize,
-    made: &'static [OnceLock<String>; 3],
     make: impl FnOnce() -> String,
-) -> &'static str {
-    let place = match rows {
-        1 => 0,
-        10 => 1,
-        _ => 2,
-    };
+) -> &str {
+    let place = SIZES.iter().position(|size| *size == rows).unwrap_or(0);
     made[place].get_or_init(make)
-}
-
-/// Inserts so many attempts; those that are there already stay.
-pub(super) fn insert_attempts(rows: usize) -> &'static str {
-    static MADE: [OnceLock<String>; 3] = [const { OnceLock::new() }; 3];
-    cached(rows, &MADE, || {
-        let places = places(rows, COLUMNS_COUNT);
-        format!("INSERT INTO attempts ({COLUMNS}) VALUES {places} ON CONFLICT DO NOTHING")
-    })
-}
-
-/// Puts so many runs as they stand now, unless what is there says something later.
-pub(super) fn upsert_deliveries(rows: usize) -> &'static str {
-    static MADE: [OnceLock<String>; 3] = [const { OnceLock::new() }; 3];
-    cached(rows, &MADE, || {
-        let places = places(rows, RUN_COLUMNS_COUNT);
-        format!(
-            "INSERT INTO deliveries ({RUN_COLUMNS}) VALUES {places} ON CONFLICT (delivery_id, run) DO UPDATE SET \
-             webhook = excluded.webhook, outcome = excluded.outcome, status = excluded.status, \
-             attempts = CASE WHEN excluded.attempts > deliveries.attempts THEN excluded.attempts ELSE deliveries.attempts END, \
-             error_class = excluded.error_class, last_ms = excluded.last_ms, due_ms = excluded.due_ms, \
-             record_partition = excluded.record_partition, record_offset = excluded.record_offset, record_index = excluded.record_index \
-             WHERE excluded.record_offset > deliveries.record_offset \
-             OR (excluded.record_offset = deliveries.record_offset AND excluded.record_index > deliveries.record_index)"
-        )
-    })
 }
 
 /// Reads a row of [`COLUMNS`].
@@ -267,6 +283,7 @@ mod tests {
     fn the_columns_are_as_many_as_are_bound() {
         assert_eq!(COLUMNS.split(',').count(), COLUMNS_COUNT);
         assert_eq!(RUN_COLUMNS.split(',').count(), RUN_COLUMNS_COUNT);
-        assert_eq!(places(2, 2), "($1, $2), ($3, $4)");
+        assert_eq!(places(Dialect::Postgres, 2, 2), "($1, $2), ($3, $4)");
+        assert_eq!(places(Dialect::Sqlite, 2, 2), "(?, ?), (?, ?)");
     }
 }

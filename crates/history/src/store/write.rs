@@ -12,7 +12,7 @@ use super::{Lease, Store, StoreError, signed};
 use crate::AttemptLine;
 
 /// Rows of one statement. The statements of each size are prepared once.
-const SIZES: [usize; 3] = [100, 10, 1];
+pub(super) const SIZES: [usize; 3] = [100, 10, 1];
 
 /// What was read of a partition, to be stored together with how far it goes.
 pub(crate) struct Batch<'a> {
@@ -69,12 +69,12 @@ impl Store {
             });
         }
         for chunk in chunks(&rows) {
-            let sql = rows::insert_attempts(chunk.len());
+            let sql = self.inserts.attempts(chunk.len());
             let bound = chunk.iter().fold(sqlx::query(sql), |q, row| row.bind(q));
             bound.execute(&mut *transaction).await?;
         }
         for chunk in chunks(&last) {
-            let sql = rows::upsert_deliveries(chunk.len());
+            let sql = self.inserts.deliveries(chunk.len());
             let bound = chunk.iter().fold(sqlx::query(sql), |q, run| run.bind(q));
             bound.execute(&mut *transaction).await?;
         }
