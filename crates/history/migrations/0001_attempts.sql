@@ -33,6 +33,9 @@ CREATE TABLE attempts (
 );
 CREATE INDEX attempts_by_time ON attempts (project, started_ms);
 CREATE INDEX attempts_by_webhook ON attempts (project, webhook, started_ms);
+CREATE INDEX attempts_by_type ON attempts (project, event_type, started_ms);
+CREATE INDEX attempts_by_endpoint ON attempts (project, endpoint, started_ms);
+CREATE INDEX attempts_by_number ON attempts (project, attempt, started_ms) WHERE attempt > 1;
 CREATE INDEX attempts_by_outcome ON attempts (project, outcome, started_ms);
 CREATE INDEX attempts_by_failure ON attempts (project, error_class, started_ms) WHERE error_class IS NOT NULL;
 CREATE INDEX attempts_by_status ON attempts (project, (status / 100), started_ms) WHERE status IS NOT NULL;

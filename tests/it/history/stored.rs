@@ -9,6 +9,8 @@ use hookline_tests::program::{Engine, Site};
 use hookline_tests::receiver::Receiver;
 use hookline_tests::wait::{at_least, eventually};
 
+use nix::sys::signal::{Signal, kill};
+
 use super::{WITHIN, attempts, members};
 use crate::promises::{events, webhook};
 
@@ -143,13 +145,24 @@ async fn several_processes_share_one_postgres(engine: Engine) {
     }
     site.publish(&events("order", 200)).await;
     attempts(&api, "", 200).await;
-    // The other's lease ends by itself.
-    for reader in readers {
-        reader.kill().await;
+    // The other is silent for longer than its lease, and then goes on with what it had in hand.
+    for reader in &readers {
+        kill(reader.pid(), Signal::SIGSTOP).unwrap();
     }
     site.publish(&events("later", 200)).await;
     attempts(&api, "", 400).await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    attempts(&api, "", 400).await;
+    for reader in &readers {
+        kill(reader.pid(), Signal::SIGCONT).unwrap();
+    }
+    site.publish(&events("last", 50)).await;
+    attempts(&api, "", 450).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    attempts(&api, "", 450).await;
+    // One that is killed gives nothing back; its lease ends by itself.
+    for reader in readers {
+        reader.kill().await;
+    }
+    site.publish(&events("end", 50)).await;
+    attempts(&api, "", 500).await;
     assert!(program.stop().await.success());
 }

@@ -31,6 +31,8 @@ const MIGRATIONS: [(i64, &str, &str); 1] = [(
 
 /// How long a question waits for a connection.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+/// How long the answer to a question may take.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// Transactions at the same time. SQLite has one writer anyway.
 const WRITERS_POSTGRES: usize = 4;
 /// Questions at the same time, besides.
@@ -58,6 +60,11 @@ pub enum StoreError {
     /// The database does not answer, or says no.
     #[error("the history store did not answer as it should")]
     Database(#[from] sqlx::Error),
+    /// It takes too long.
+    #[error(
+        "the history store did not answer within {ANSWER_WITHIN:?}; ask for less, for instance with `from` and `to`"
+    )]
+    Late,
     /// Its tables cannot be brought to this version.
     #[error(
         "the tables of the history store cannot be brought to this version; one that a newer version made needs that version, or another history.url"
@@ -237,7 +244,7 @@ impl Statement {
         self.argument(Argument::Text(text.to_owned()));
     }
 
-    async fn fetch(&self, pool: &AnyPool) -> Result<Vec<sqlx::any::AnyRow>, sqlx::Error> {
+    async fn fetch(&self, pool: &AnyPool) -> Result<Vec<sqlx::any::AnyRow>, StoreError> {
         let mut query = sqlx::query(&self.text);
         for argument in &self.arguments {
             query = match argument {
@@ -245,7 +252,8 @@ impl Statement {
                 Argument::Text(text) => query.bind(text.as_str()),
             };
         }
-        query.fetch_all(pool).await
+        let rows = tokio::time::timeout(ANSWER_WITHIN, query.fetch_all(pool)).await;
+        Ok(rows.map_err(|_| StoreError::Late)??)
     }
 }
 

@@ -247,6 +247,10 @@ impl AttemptFilter {
             }
         }
         if let Some(attempt) = self.attempt {
+            if attempt > 1 {
+                // There is an index of these.
+                statement.push(" AND attempt > 1");
+            }
             statement.push(" AND attempt = ");
             statement.number(i64::from(attempt));
         }

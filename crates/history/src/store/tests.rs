@@ -336,6 +336,27 @@ async fn every_list_enters_an_index() {
         ),
         (
             AttemptFilter {
+                event_type: text("t"),
+                ..none()
+            },
+            "attempts_by_type (project=? AND event_type=? AND started_ms<?)",
+        ),
+        (
+            AttemptFilter {
+                endpoint: text("u"),
+                ..none()
+            },
+            "attempts_by_endpoint (project=? AND endpoint=? AND started_ms<?)",
+        ),
+        (
+            AttemptFilter {
+                attempt: Some(7),
+                ..none()
+            },
+            "attempts_by_number (project=? AND attempt=? AND started_ms<?)",
+        ),
+        (
+            AttemptFilter {
                 status: Some(StatusFilter::Class(5)),
                 ..none()
             },

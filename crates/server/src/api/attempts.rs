@@ -194,6 +194,7 @@ fn status(text: &str) -> Option<StatusFilter> {
 fn unanswered(error: StoreError) -> Problem {
     match error {
         StoreError::Damaged { .. } => Problem::internal(&error),
+        StoreError::Late => Problem::unavailable(error.to_string()),
         other => {
             tracing::warn!(error = %Chain(&other), "somebody asked for attempts, and the history store does not answer");
             Problem::unavailable(
