@@ -69,6 +69,14 @@ pub(crate) struct Surroundings {
     pub(crate) retention: Duration,
 }
 
+impl Surroundings {
+    /// What began before this moment is older than the retention.
+    pub(crate) fn oldest(&self) -> Millis {
+        let span = i64::try_from(self.retention.as_millis()).unwrap_or(i64::MAX);
+        Millis(self.clock.now().0.saturating_sub(span))
+    }
+}
+
 /// Reads one partition into the store.
 pub(crate) struct Partition {
     around: Surroundings,
@@ -188,10 +196,7 @@ impl Partition {
     }
 
     fn add(&mut self, collected: &mut Collected, records: Vec<StoredRecord>) {
-        let now = self.around.clock.now();
-        let oldest = now
-            .0
-            .saturating_sub(i64::try_from(self.around.retention.as_millis()).unwrap_or(i64::MAX));
+        let oldest = self.around.oldest();
         for record in records {
             collected
                 .first_at
@@ -203,7 +208,7 @@ impl Partition {
                     // What retention would take away at once need not come.
                     collected.attempts.extend(
                         lines
-                            .filter(|line| line.started_ms >= oldest)
+                            .filter(|line| line.started_ms >= oldest.0)
                             .map(AttemptLine::without_nul),
                     );
                 }
@@ -228,7 +233,9 @@ impl Partition {
         if self.lease.next == Some(next) && collected.attempts.is_empty() && self.missed == 0 {
             return Ok(());
         }
-        let kept_from = self.begins.zip(collected.first_at);
+        // What is older than the retention was read and left out.
+        let oldest = self.around.oldest();
+        let kept_from = self.begins.zip(collected.first_at.map(|at| at.max(oldest)));
         let batch = Batch {
             lease: &self.lease,
             attempts: &collected.attempts,

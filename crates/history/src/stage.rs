@@ -448,8 +448,7 @@ async fn retain(around: Surroundings, first: Arc<AtomicBool>, topic: String) {
         if !first.load(Ordering::Relaxed) {
             continue;
         }
-        let span = i64::try_from(around.retention.as_millis()).unwrap_or(i64::MAX);
-        let before = Millis(around.clock.now().0.saturating_sub(span));
+        let before = around.oldest();
         loop {
             match around.store.delete_older(before, RETENTION_ROWS).await {
                 Ok(0) => break,

@@ -113,16 +113,21 @@ struct Running {
 }
 
 impl Running {
+    fn start(topics: &Topics, store: &Arc<Store>, worker: &str) -> Self {
+        let days = Duration::from_secs(90 * 24 * 3600);
+        Self::keeping(topics, store, worker, days)
+    }
+
     #[expect(
         clippy::disallowed_methods,
         reason = "tests: a task ends with its runtime"
     )]
-    fn start(topics: &Topics, store: &Arc<Store>, worker: &str) -> Self {
+    fn keeping(topics: &Topics, store: &Arc<Store>, worker: &str, retention: Duration) -> Self {
         let metrics = prometheus::Registry::new();
         let config = HistoryConfig {
             prefix: "h.".into(),
             worker: worker.into(),
-            retention: Duration::from_secs(90 * 24 * 3600),
+            retention,
         };
         let journal = Arc::clone(&topics.journal) as Arc<dyn Journal>;
         let (store, clock) = (Arc::clone(store), Arc::clone(&topics.clock));
@@ -270,6 +275,34 @@ async fn records_deleted_before_they_were_read_are_counted_and_passed() {
     has(&store, 15).await;
     assert_eq!(again.metric("hookline_history_missed_records_total"), 5.0);
     again.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_older_than_the_retention_neither_comes_nor_stays() {
+    let topics = Topics::new(1).await;
+    let dir = tempfile::tempdir().unwrap();
+    let store = sqlite(dir.path());
+    topics.attempts(1, 0..20).await;
+    let retention = Duration::from_secs(3);
+    let running = Running::keeping(&topics, &store, "one", retention);
+    has(&store, 20).await;
+    eventually("they are deleted", async || {
+        store.count().await.unwrap() == 0
+    })
+    .await;
+    running.stop().await;
+    let kept_from = store.kept_from().await.unwrap();
+    assert!(kept_from > Some(Millis(1_700_000_000_000)), "{kept_from:?}");
+    let anew = tempfile::tempdir().unwrap();
+    let store = sqlite(anew.path());
+    let running = Running::keeping(&topics, &store, "two", retention);
+    eventually("it has caught up", async || {
+        store.kept_from().await.unwrap().is_some()
+    })
+    .await;
+    assert_eq!(store.count().await.unwrap(), 0);
+    assert!(store.kept_from().await.unwrap() >= kept_from);
+    running.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

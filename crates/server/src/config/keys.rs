@@ -252,7 +252,7 @@ pub(crate) const KEYS: [Key; 21] = [
         name: "url",
         form: Form::StoreUrl,
         preset: Preset::Text("sqlite://history.db"),
-        about: "The SQL store of the history role: `sqlite://FILE` (one process on one machine writes it) or `postgres://…` (several share the work). Processes with the role `api` answer from it. It may be deleted: what the topics still have comes back.",
+        about: "The SQL store of the history role: `sqlite://FILE` (one process on one machine writes it) or `postgres://…` (several share the work; `?sslmode=verify-full` asks for TLS and checks the certificate). Processes with the role `api` answer from it. It may be deleted: what the topics still have comes back.",
     },
     Key {
         section: "history",
