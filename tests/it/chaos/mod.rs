@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use hookline_model::outcome::ErrorClass;
+use hookline_tests::api::Api;
 use hookline_tests::chaos::{Chaos, Script, Step, Wire};
 use hookline_tests::program::{Engine, Program, Site, Tail};
 use hookline_tests::receiver::{Received, Receiver};
@@ -28,7 +29,9 @@ const HEALTHY: usize = 4;
 /// Events of a wave to them.
 const WAVE: usize = 20;
 /// Waves before anybody misbehaves, for comparison, and at least so many while all do.
-const CALM: usize = 4;
+const CALM: usize = 10;
+/// Between two waves.
+const BETWEEN: Duration = Duration::from_millis(100);
 const WITHIN: Duration = Duration::from_secs(60);
 /// Whoever waits longer for an event, 99 times of a hundred, notices what others do.
 const NOTICED: Duration = Duration::from_millis(500);
@@ -124,18 +127,24 @@ impl Healthy {
     }
 
     /// Publishes a wave and waits until all of it has come.
-    async fn wave(&mut self, site: &Site) {
-        let ids = self.sent..self.sent + WAVE;
-        let events: Vec<_> = ids
+    async fn wave(&mut self, publisher: &Api) {
+        let events: Vec<_> = (self.sent..self.sent + WAVE)
             .map(|n| event("healthy", &format!("h{n}"), "{}"))
             .collect();
-        site.publish(&events).await;
+        let headers = [("content-type", "application/cloudevents-batch+json")];
+        let list = format!("[{}]", events.join(","));
+        let path = "/v1/projects/shop/events";
+        let answer = publisher.call("POST", path, &headers, list).await;
+        let answer = answer.expect("an answer");
+        assert_eq!(answer.status, 202, "{}", answer.body);
         self.sent += WAVE;
         let expected = self.sent * HEALTHY;
         at_least("the healthy", expected, WITHIN, || {
             self.receiver.count("/ok")
         })
         .await;
+        // A steady trickle, not all that the machine can do.
+        tokio::time::sleep(BETWEEN).await;
     }
 
     /// Of the requests but for the first so many: the time since the event was published, as the 99th of a hundred, and the longest.
@@ -181,9 +190,10 @@ async fn every_misbehaviour_ends_as_documented_and_nobody_else_notices(engine: E
     site.apply(&(documents + &healthy.documents())).await;
     let program = site.start().await;
     let tail = site.tail();
+    let publisher = Api::with_role(&site, &program, "publisher", Some("shop")).await;
     // The first one opens the connections.
     for _ in 0..=CALM {
-        healthy.wave(&site).await;
+        healthy.wave(&publisher).await;
     }
     let calm = healthy.latencies(WAVE * HEALTHY);
     let calm_until = healthy.sent;
@@ -194,7 +204,7 @@ async fn every_misbehaviour_ends_as_documented_and_nobody_else_notices(engine: E
         site.publish(&[published]).await;
         let begun = Instant::now();
         loop {
-            healthy.wave(&site).await;
+            healthy.wave(&publisher).await;
             let mut left = unfinished(&tail, &played, name, with_slow);
             if with_slow {
                 left.extend(unfinished(&tail, &played, "first", true));
