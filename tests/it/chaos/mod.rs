@@ -2,6 +2,7 @@
 //! notices. All of them at once, on one program.
 
 mod cases;
+mod changed;
 mod judge;
 
 use std::collections::{BTreeMap, BTreeSet};
