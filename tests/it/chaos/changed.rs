@@ -6,13 +6,14 @@ use hookline_tests::api::Api;
 use hookline_tests::chaos::{Chaos, Script, Step};
 use hookline_tests::program::{Engine, Site};
 use hookline_tests::wait::at_least;
+use serde_json::json;
 
 use crate::promises::{event, webhook};
 
 both_engines!(an_attempt_under_way_ends_as_it_began);
 
 const WITHIN: Duration = Duration::from_secs(20);
-/// Longer than a command takes.
+/// Longer than two changes over HTTP take, by far.
 const SLOW: Duration = Duration::from_secs(4);
 /// When a change has taken effect at the latest.
 const EFFECT: Duration = Duration::from_secs(2);
@@ -27,9 +28,9 @@ async fn an_attempt_under_way_ends_as_it_began(engine: Engine) {
     let gone = Chaos::start(after(SLOW)).await;
     let new = Chaos::start(after(Duration::ZERO)).await;
     let site = Site::new(engine).await;
-    let moving = |url: &str| webhook("moving", url, "deadline: 10s");
+    let moving = webhook("moving", &old.url("/old"), "deadline: 10s");
     let leaving = webhook("leaving", &gone.url("/gone"), "deadline: 10s");
-    site.apply(&(moving(&old.url("/old")) + &leaving)).await;
+    site.apply(&(moving + &leaving)).await;
     let program = site.start().await;
     let admin = Api::with_role(&site, &program, "admin", None).await;
     let tail = site.tail();
@@ -38,9 +39,13 @@ async fn an_attempt_under_way_ends_as_it_began(engine: Engine) {
         old.requests().len() + gone.requests().len()
     })
     .await;
-    site.apply(&moving(&new.url("/new"))).await;
-    let path = "/v1/projects/shop/webhooks/leaving";
-    let deleted = admin.ask("DELETE", path).await;
+    let hooks = "/v1/projects/shop/webhooks";
+    let change = json!({"url": new.url("/new")});
+    let changed = admin
+        .send("PATCH", &format!("{hooks}/moving"), &change)
+        .await;
+    assert_eq!(changed.status, 200, "{}", changed.body);
+    let deleted = admin.ask("DELETE", &format!("{hooks}/leaving")).await;
     assert_eq!(deleted.status, 204, "{}", deleted.body);
     assert!(
         tail.attempts().is_empty(),

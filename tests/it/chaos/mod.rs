@@ -289,7 +289,9 @@ fn as_asked(wire: &Wire) -> Vec<u8> {
     let body = String::from_utf8_lossy(&wire.body);
     let digits = body.split("\"status\":").nth(1).unwrap_or_default();
     let digits: String = digits.chars().take_while(char::is_ascii_digit).collect();
-    format!("HTTP/1.1 {digits:0>3} x\r\nContent-Length: 0\r\n\r\n").into_bytes()
+    // It says that it closes: whoever closes unsaid may do so just when the next request is written, and that is a failed attempt.
+    format!("HTTP/1.1 {digits:0>3} x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+        .into_bytes()
 }
 
 /// What must be logged for a status: status, class and outcome.
