@@ -2,14 +2,11 @@
 
 use hookline_model::time::Millis;
 
-use super::{Store, StoreError, signed};
+use super::{Store, StoreError};
 
 impl Store {
     /// Deletes up to `limit` attempts, and as many deliveries, that are older than `before`. How many rows went.
-    ///
-    /// # Errors
-    /// When the store does not answer.
-    pub async fn delete_older(&self, before: Millis, limit: u32) -> Result<u64, StoreError> {
+    pub(crate) async fn delete_older(&self, before: Millis, limit: u32) -> Result<u64, StoreError> {
         let pool = self.pool().await?;
         let _turn = self.writers.acquire().await;
         let attempts = sqlx::query(
@@ -45,20 +42,5 @@ impl Store {
             .execute(pool)
             .await?;
         Ok(())
-    }
-
-    /// How many attempts there are, for tests and measurements.
-    ///
-    /// # Errors
-    /// When the store does not answer.
-    pub async fn count(&self) -> Result<u64, StoreError> {
-        use sqlx::Row as _;
-        let pool = self.pool().await?;
-        let row = sqlx::query("SELECT COUNT(*) FROM attempts")
-            .fetch_one(pool)
-            .await?;
-        let count: i64 = row.try_get(0)?;
-        debug_assert!(count <= signed(u64::MAX));
-        Ok(super::unsigned(count))
     }
 }
