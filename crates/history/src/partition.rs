@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hookline_journal::{Journal, JournalError, ReadBudget, ReadError, Reader, StoredRecord};
 use hookline_model::time::{Clock, Millis};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::AttemptLine;
@@ -16,12 +16,11 @@ use crate::stage::{LEASE, told};
 use crate::store::{Batch, Lease, Store, StoreError, WriteError};
 
 /// What a partition may have read ahead.
-const BUDGET: ReadBudget = ReadBudget { bytes: 1024 * 1024 };
+const BUDGET: ReadBudget = ReadBudget { bytes: 256 * 1024 };
 /// Records taken at a time: each holds up to [`ATTEMPTS_PER_RECORD_MAX`](hookline_model::limits::ATTEMPTS_PER_RECORD_MAX) attempts.
 const RECORDS: usize = 16;
-/// A batch that has so many attempts, or bytes, is stored at once.
-const ATTEMPTS: usize = 1000;
-const BYTES: usize = 1024 * 1024;
+/// A batch that has so many bytes is stored at once. In rows it takes many times as much, so that only a few are taken apart at a time.
+const BYTES: usize = 256 * 1024;
 /// One that has fewer waits for more, for this long: one transaction for what happens together.
 const LINGER: Duration = Duration::from_millis(100);
 /// A transaction that takes longer is given up. What became of it is seen by the offset in the store.
@@ -67,6 +66,8 @@ pub(crate) struct Surroundings {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: Arc<HistoryMetrics>,
     pub(crate) retention: Duration,
+    /// How many batches may be taken apart and stored at a time.
+    pub(crate) turns: Arc<Semaphore>,
 }
 
 impl Surroundings {
@@ -92,9 +93,16 @@ pub(crate) struct Partition {
 /// What was read and is not stored yet.
 #[derive(Default)]
 struct Collected {
-    attempts: Vec<AttemptLine>,
+    records: Vec<StoredRecord>,
     bytes: usize,
-    first_at: Option<Millis>,
+}
+
+impl Collected {
+    fn add(&mut self, records: Vec<StoredRecord>) {
+        let values = records.iter().filter_map(|record| record.value.as_ref());
+        self.bytes += values.map(bytes::Bytes::len).sum::<usize>();
+        self.records.extend(records);
+    }
 }
 
 impl Partition {
@@ -159,11 +167,11 @@ impl Partition {
             }
             Err(error) => return Err(Ended::Read(error)),
         };
-        self.add(&mut collected, batch.records);
+        collected.add(batch.records);
         let until = Instant::now() + LINGER;
-        while collected.attempts.len() < ATTEMPTS && collected.bytes < BYTES {
+        while collected.bytes < BYTES {
             match timeout_at(until, self.reader.next(RECORDS)).await {
-                Ok(Ok(batch)) => self.add(&mut collected, batch.records),
+                Ok(Ok(batch)) => collected.add(batch.records),
                 // Time is up; an error comes again the next time.
                 Ok(Err(_)) | Err(_) => break,
             }
@@ -195,18 +203,19 @@ impl Partition {
         Ok(())
     }
 
-    fn add(&mut self, collected: &mut Collected, records: Vec<StoredRecord>) {
+    /// The attempts of records, in the order of the log.
+    fn attempts(&mut self, records: Vec<StoredRecord>) -> Vec<AttemptLine> {
+        let mut attempts = Vec::new();
         let oldest = self.around.oldest();
         for record in records {
-            collected
-                .first_at
-                .get_or_insert(Millis(record.timestamp_ms));
-            collected.bytes += record.value.as_ref().map_or(0, bytes::Bytes::len);
             match decode(&record, &mut self.claim_epoch) {
-                Decoded::Attempts { attempts, stray } => {
-                    let lines = lines(attempts, self.lease.partition, record.offset, stray);
+                Decoded::Attempts {
+                    attempts: found,
+                    stray,
+                } => {
+                    let lines = lines(found, self.lease.partition, record.offset, stray);
                     // What retention would take away at once need not come.
-                    collected.attempts.extend(
+                    attempts.extend(
                         lines
                             .filter(|line| line.started_ms >= oldest.0)
                             .map(AttemptLine::without_nul),
@@ -225,20 +234,25 @@ impl Partition {
                 }
             }
         }
+        attempts
     }
 
     /// Stores what was read, together with how far that goes.
     async fn store(&mut self, collected: Collected) -> Result<(), Ended> {
         let next = self.reader.position();
-        if self.lease.next == Some(next) && collected.attempts.is_empty() && self.missed == 0 {
+        if self.lease.next == Some(next) && self.missed == 0 {
             return Ok(());
         }
+        let turns = Arc::clone(&self.around.turns);
+        let _turn = turns.acquire().await;
+        let first_at = collected.records.first().map(|r| Millis(r.timestamp_ms));
+        let attempts = self.attempts(collected.records);
         // What is older than the retention was read and left out.
         let oldest = self.around.oldest();
-        let kept_from = self.begins.zip(collected.first_at.map(|at| at.max(oldest)));
+        let kept_from = self.begins.zip(first_at.map(|at| at.max(oldest)));
         let batch = Batch {
             lease: &self.lease,
-            attempts: &collected.attempts,
+            attempts: &attempts,
             next,
             claim_epoch: self.claim_epoch,
             kept_from,
@@ -253,10 +267,10 @@ impl Partition {
         let metrics = &self.around.metrics;
         metrics.write.observe(began.elapsed().as_secs_f64());
         #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-        metrics.batch.observe(collected.attempts.len() as f64);
+        metrics.batch.observe(attempts.len() as f64);
         metrics
             .attempts
-            .inc_by(u64::try_from(collected.attempts.len()).unwrap_or(0));
+            .inc_by(u64::try_from(attempts.len()).unwrap_or(0));
         self.lease.next = Some(next);
         self.next.store(next, Ordering::Relaxed);
         self.missed = 0;

@@ -68,7 +68,7 @@ pub(crate) fn start(process: &mut Process, system: &System, roles: &[Role]) -> R
             Role::Tiers => process.tasks.start(Kind::Tiers, tiers(process, system)),
             // attempts → SQL, for people.
             Role::History => {
-                let history = history::start(process, system, &store);
+                let history = history::start(process, system);
                 process.tasks.start(Kind::History, history);
             }
             // An accepted word whose stage is still to come.

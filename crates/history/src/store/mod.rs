@@ -41,7 +41,7 @@ const READERS: u32 = 4;
 /// Settings of each SQLite connection. What a crash of the machine takes away is read again from the topics, so that not every transaction
 /// has to wait for the disk.
 const PRAGMAS: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA busy_timeout = 10000; \
-     PRAGMA journal_size_limit = 67108864; PRAGMA wal_autocheckpoint = 8000; PRAGMA cache_size = -16000; PRAGMA temp_store = MEMORY;";
+     PRAGMA journal_size_limit = 67108864; PRAGMA wal_autocheckpoint = 8000; PRAGMA cache_size = -4000; PRAGMA temp_store = MEMORY;";
 
 /// Which database it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
