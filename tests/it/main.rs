@@ -36,4 +36,3 @@ mod platforms;
 mod promises;
 mod registry_under_fire;
 mod tidy;
-mod tls;

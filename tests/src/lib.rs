@@ -12,6 +12,7 @@ pub mod program;
 pub mod proxy;
 pub mod publisher;
 pub mod receiver;
+pub mod tls;
 pub mod wait;
 
 /// Tells whoever looks at a failing test, or runs tests with `--nocapture`.

@@ -86,7 +86,12 @@ impl Maker {
     /// Makes the attempt and judges it.
     pub(crate) async fn attempt(&self, prepared: Prepared, metrics: &Metrics) -> Judged {
         let number = prepared.made.saturating_add(1);
-        let (exchange, request) = match self.exchange(&prepared, number).await {
+        let sent = self.way.send(
+            &prepared.webhook.settings,
+            prepared.connector.as_deref(),
+            |token| self.request(&prepared, number, token),
+        );
+        let (exchange, request) = match sent.await {
             Ok((exchange, shown)) => {
                 metrics.duration.observe(exchange.duration.as_secs_f64());
                 (exchange, shown)
@@ -97,21 +102,6 @@ impl Maker {
             ),
         };
         self.judge(prepared, number, exchange, request)
-    }
-
-    async fn exchange(
-        &self,
-        prepared: &Prepared,
-        number: u32,
-    ) -> Result<(Exchange, wire::Request), Unbuilt> {
-        let (settings, connector) = (&prepared.webhook.settings, prepared.connector.as_deref());
-        let (token, spent) = self.way.token(settings, connector).await?;
-        let (mut request, shown) = self.request(prepared, number, token.as_ref())?;
-        // One deadline for everything that an attempt waits for.
-        request.deadline = request.deadline.saturating_sub(spent);
-        let exchange = self.way.exchange(request).await;
-        self.way.learn(connector, token.as_ref(), exchange.answer);
-        Ok((exchange, shown))
     }
 
     fn request(

@@ -87,47 +87,40 @@ impl Outside {
         asked: Asked<'_>,
         build: impl FnOnce(&Draft<'_>) -> Result<OutgoingRequest, Unbuilt>,
     ) -> Tried {
-        let (token, built) = match self.way.token(webhook, asked.connector).await {
-            Ok((token, spent)) => {
-                let now = self.way.clock().now();
-                let draft = draft(webhook, asked, now, token.as_ref());
-                let built = build(&draft).map(|mut request| {
-                    request.deadline = request.deadline.saturating_sub(spent);
-                    request
-                });
-                (token, built)
-            }
-            Err(unbuilt) => (None, Err(unbuilt)),
-        };
-        match built {
-            Ok(request) => {
-                let headers = request.headers.iter();
-                let headers = headers.map(|(name, value)| {
-                    let shown = match value.is_sensitive() {
-                        true => MASKED,
-                        false => value.as_bytes(),
-                    };
-                    (name.as_str().to_owned(), Bytes::copy_from_slice(shown))
-                });
-                let sent = Sent {
-                    method: request.method.to_string(),
-                    url: webhook.url.clone(),
-                    headers: headers.collect(),
-                    body: request.body.clone(),
-                };
-                let exchange = self.way.exchange(request).await;
-                self.way
-                    .learn(asked.connector, token.as_ref(), exchange.answer);
-                Tried {
-                    sent: Some(sent),
-                    exchange,
-                }
-            }
+        let sent = self.way.send(webhook, asked.connector, |token| {
+            let now = self.way.clock().now();
+            let request = build(&draft(webhook, asked, now, token))?;
+            let shown = shown(&request, webhook);
+            Ok((request, shown))
+        });
+        match sent.await {
+            Ok((exchange, sent)) => Tried {
+                sent: Some(sent),
+                exchange,
+            },
             Err((class, detail)) => Tried {
                 sent: None,
                 exchange: failed(self.way.clock().now(), class, detail),
             },
         }
+    }
+}
+
+/// A request as it may be shown: without what is marked as a secret.
+fn shown(request: &OutgoingRequest, webhook: &Webhook) -> Sent {
+    let headers = request.headers.iter();
+    let headers = headers.map(|(name, value)| {
+        let shown = match value.is_sensitive() {
+            true => MASKED,
+            false => value.as_bytes(),
+        };
+        (name.as_str().to_owned(), Bytes::copy_from_slice(shown))
+    });
+    Sent {
+        method: request.method.to_string(),
+        url: webhook.url.clone(),
+        headers: headers.collect(),
+        body: request.body.clone(),
     }
 }
 

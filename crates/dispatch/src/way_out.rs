@@ -48,33 +48,43 @@ impl WayOut {
         self.transport.exchange(request).await
     }
 
-    /// The token that requests of this webhook carry, and how long getting it took; nothing where its connector needs none.
-    pub(crate) async fn token(
+    /// Sends what `build` makes with the token that requests of this webhook carry, if they do, and learns from the answer. Returns what `build`
+    /// tells of the request, too.
+    pub(crate) async fn send<T>(
         &self,
         webhook: &Webhook,
         connector: Option<&ConnectorEntry>,
-    ) -> Result<(Option<Secret>, Duration), Unbuilt> {
-        let Some(connector) = connector.filter(|_| webhook.connector.is_some()) else {
-            return Ok((None, Duration::ZERO));
-        };
-        let begun = self.clock.boot();
-        let token = self.tokens.of(self, connector, webhook.deadline).await;
-        let token = token.map_err(|why| {
-            let name = &connector.name;
-            (ErrorClass::AuthFailed, format!("connector {name}: {why}"))
-        })?;
-        Ok((token, self.clock.boot().saturating_sub(begun)))
-    }
-
-    /// Learns from the answer to a request that carried a token: one that was refused is not used again.
-    pub(crate) fn learn(
-        &self,
-        connector: Option<&ConnectorEntry>,
-        token: Option<&Secret>,
-        answer: Answer,
-    ) {
-        if let (Some(connector), Some(token), Answer::Status(401)) = (connector, token, answer) {
+        build: impl FnOnce(Option<&Secret>) -> Result<(OutgoingRequest, T), Unbuilt>,
+    ) -> Result<(Exchange, T), Unbuilt> {
+        let connector = connector.filter(|_| webhook.connector.is_some());
+        let (mut token, mut spent) = (None, Duration::ZERO);
+        if let Some(connector) = connector {
+            let begun = self.clock.boot();
+            token = self.token(connector, webhook.deadline).await?;
+            spent = self.clock.boot().saturating_sub(begun);
+        }
+        let (mut request, told) = build(token.as_ref())?;
+        // One deadline for everything that an attempt waits for.
+        request.deadline = request.deadline.saturating_sub(spent);
+        let exchange = self.exchange(request).await;
+        // A token that was refused is not used again.
+        if let (Some(connector), Some(token), Answer::Status(401)) =
+            (connector, &token, exchange.answer)
+        {
             self.tokens.refused(connector, token);
         }
+        Ok((exchange, told))
+    }
+
+    async fn token(
+        &self,
+        connector: &ConnectorEntry,
+        deadline: Duration,
+    ) -> Result<Option<Secret>, Unbuilt> {
+        let token = self.tokens.of(self, connector, deadline).await;
+        token.map_err(|why| {
+            let name = &connector.name;
+            (ErrorClass::AuthFailed, format!("connector {name}: {why}"))
+        })
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hookline_journal::{Journal, JournalError, ReadBudget, ReadError, Reader, StoredRecord};
 use hookline_model::time::{Clock, Millis};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::AttemptLine;
@@ -19,7 +19,7 @@ use crate::store::{Batch, Lease, Store, StoreError, WriteError};
 const BUDGET: ReadBudget = ReadBudget { bytes: 256 * 1024 };
 /// Records taken at a time: each holds up to [`ATTEMPTS_PER_RECORD_MAX`](hookline_model::limits::ATTEMPTS_PER_RECORD_MAX) attempts.
 const RECORDS: usize = 16;
-/// A batch that has so many bytes is stored at once. In rows it takes many times as much, so that only a few are taken apart at a time.
+/// A batch that has so many bytes is stored at once.
 const BYTES: usize = 256 * 1024;
 /// One that has fewer waits for more, for this long: one transaction for what happens together.
 const LINGER: Duration = Duration::from_millis(100);
@@ -66,8 +66,6 @@ pub(crate) struct Surroundings {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: Arc<HistoryMetrics>,
     pub(crate) retention: Duration,
-    /// How many batches may be taken apart and stored at a time.
-    pub(crate) turns: Arc<Semaphore>,
 }
 
 impl Surroundings {
@@ -243,8 +241,9 @@ impl Partition {
         if self.lease.next == Some(next) && self.missed == 0 {
             return Ok(());
         }
-        let turns = Arc::clone(&self.around.turns);
-        let _turn = turns.acquire().await;
+        // Taken apart into rows it takes many times as much: only for who may write next.
+        let store = Arc::clone(&self.around.store);
+        let turn = store.turn().await;
         let first_at = collected.records.first().map(|r| Millis(r.timestamp_ms));
         let attempts = self.attempts(collected.records);
         // What is older than the retention was read and left out.
@@ -260,7 +259,7 @@ impl Partition {
             lease_until: self.around.clock.now().plus(LEASE),
         };
         let began = Instant::now();
-        match timeout(WRITE_WITHIN, self.around.store.write(&batch)).await {
+        match timeout(WRITE_WITHIN, store.write(&turn, &batch)).await {
             Ok(stored) => stored?,
             Err(_) => return Err(Ended::Late),
         }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use hookline_journal::{Journal, JournalError};
 use hookline_model::time::{Clock, Millis};
 use hookline_model::topics::Topic;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
@@ -34,8 +34,6 @@ const REMIND_EVERY: Duration = Duration::from_secs(60);
 /// How long readers have to finish what they are storing when the stage is to stop, and the store to let its leases go.
 const STOP_WITHIN: Duration = Duration::from_millis(600);
 const FAREWELL_WITHIN: Duration = Duration::from_millis(300);
-/// Batches that are taken apart and stored at a time: in rows, one takes several megabytes.
-const TURNS: usize = 1;
 /// How often old rows are looked for, how many go at a time, and the pause in between, in which others have the store.
 const RETENTION_EVERY: Duration = Duration::from_secs(300);
 const RETENTION_ROWS: u32 = 500;
@@ -134,7 +132,6 @@ impl History {
                 clock,
                 metrics,
                 retention: config.retention,
-                turns: Arc::new(Semaphore::new(TURNS)),
             },
             config,
         })

@@ -48,12 +48,6 @@ struct Sealed {
     secrets: Vec<SealedSecret>,
 }
 
-/// A record with secrets under other keys than the first.
-struct Stale {
-    name: Name,
-    keys: BTreeSet<KeyId>,
-}
-
 /// Which records hold secrets under other keys than the first, kept up with the log: looking through all of them takes long.
 #[derive(Debug, Default)]
 pub(crate) struct UnderOldKeys(BTreeMap<Name, BTreeSet<KeyId>>);
@@ -119,8 +113,8 @@ impl Registry {
             source,
         })?;
         let mut missing: BTreeMap<KeyId, usize> = BTreeMap::new();
-        for stale in self.stale() {
-            for key in stale.keys {
+        for keys in self.stale().into_values() {
+            for key in keys {
                 if !self.follow.sealer.has(key) {
                     *missing.entry(key).or_default() += 1;
                 }
@@ -161,9 +155,9 @@ impl Registry {
             }
             return Ok(());
         }
-        for stale in self.stale() {
-            if stale.keys.iter().any(|key| !self.follow.sealer.has(*key)) {
-                self.tell_failure(told, &stale.name, &"this process does not have its key");
+        for (name, keys) in self.stale() {
+            if keys.iter().any(|key| !self.follow.sealer.has(*key)) {
+                self.tell_failure(told, &name, &"this process does not have its key");
                 continue;
             }
             if !std::mem::replace(&mut told.under_way, true) {
@@ -173,9 +167,9 @@ impl Registry {
                     "secrets are being sealed again, with the first secrets key"
                 );
             }
-            match self.seal_again(&stale.name).await {
+            match self.seal_again(&name).await {
                 // One damaged record keeps no other waiting.
-                Err(WriteError::Seal(error)) => self.tell_failure(told, &stale.name, &error),
+                Err(WriteError::Seal(error)) => self.tell_failure(told, &name, &error),
                 other => other?,
             }
             tokio::time::sleep(PAUSE).await;
@@ -250,14 +244,9 @@ impl Registry {
         sealer.seal(&CANARY_PLACE, CANARY.as_bytes())
     }
 
-    fn stale(&self) -> Vec<Stale> {
-        let view = self.follow.view.lock();
-        let stale = view.under_old_keys.0.iter();
-        let stale = stale.map(|(name, keys)| Stale {
-            name: name.clone(),
-            keys: keys.clone(),
-        });
-        stale.collect()
+    /// Records with secrets under other keys than the first, and under which.
+    fn stale(&self) -> BTreeMap<Name, BTreeSet<KeyId>> {
+        self.follow.view.lock().under_old_keys.0.clone()
     }
 
     async fn seal_again(&self, name: &Name) -> Result<(), WriteError> {

@@ -5,12 +5,12 @@ use std::time::Duration;
 use hookline_tests::api::Api;
 use hookline_tests::program::{Engine, Program, Site};
 use hookline_tests::receiver::{CLIENT_CERTIFICATE, Received, Receiver};
+use hookline_tests::tls::Authority;
 use hookline_tests::wait::at_least;
 use serde_json::{Value, json};
 
 use super::{shop, webhook};
 use crate::promises::event;
-use crate::tls;
 
 both_engines!(
     requests_carry_the_credentials_of_their_connector,
@@ -191,8 +191,8 @@ async fn each_webhook_shows_its_own_certificate(engine: Engine) {
     let site = Site::new(engine).await;
     let program = site.start().await;
     let admin = shop(&site, &program).await;
-    let authority = tls::Authority::new();
-    let receiver = Receiver::start_tls(authority.server("127.0.0.1")).await;
+    let authority = Authority::new();
+    let receiver = Receiver::start_tls(authority.server_of_known("127.0.0.1")).await;
     for name in ["a", "b"] {
         let (certificate, key) = authority.client(name);
         let connector = json!({

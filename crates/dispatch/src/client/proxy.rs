@@ -23,10 +23,8 @@ const TUNNEL_BUDGET: Duration = Duration::from_secs(5);
 /// A proxy that opens ways by HTTP `CONNECT`.
 #[derive(Clone)]
 pub struct EgressProxy {
+    /// Where it is.
     uri: Uri,
-    /// What is dialled.
-    host: String,
-    port: u16,
     authorization: Option<HeaderValue>,
     enforces_policy: bool,
 }
@@ -63,11 +61,6 @@ impl EgressProxy {
         });
         Ok(Self {
             uri: uri.parse().map_err(|_| FORM.to_owned())?,
-            host: host
-                .trim_start_matches('[')
-                .trim_end_matches(']')
-                .to_owned(),
-            port,
             authorization,
             enforces_policy,
         })
@@ -111,13 +104,12 @@ impl EgressProxy {
         let to: Uri = format!("http://{authority}/")
             .parse()
             .map_err(|_| failed("the host cannot be asked for".into()))?;
-        let dial = tower::service_fn(|_: Uri| {
-            let (host, port) = (self.host.clone(), self.port);
-            async move {
-                let stream = TcpStream::connect((host, port)).await?;
-                stream.set_nodelay(true)?;
-                Ok::<_, std::io::Error>(TokioIo::new(stream))
-            }
+        // The URL of the proxy always has both, and an IPv6 address in brackets, as this wants it.
+        let dial = tower::service_fn(|proxy: Uri| async move {
+            let address = proxy.authority().map_or("", |a| a.as_str());
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            Ok::<_, std::io::Error>(TokioIo::new(stream))
         });
         let mut tunnel = Tunnel::new(self.uri.clone(), dial);
         if let Some(authorization) = &self.authorization {

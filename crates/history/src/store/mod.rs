@@ -20,7 +20,7 @@ use std::time::Duration;
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::{AnyPool, ConnectOptions as _, Executor as _};
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 
 /// The migrations in their order. One that was released is never changed.
 const MIGRATIONS: [(i64, &str, &str); 1] = [(
@@ -86,6 +86,11 @@ pub enum StoreError {
         /// What.
         what: &'static str,
     },
+}
+
+/// The right to begin a transaction that writes; given back when dropped. Who waits for one takes up no memory for what it is to write.
+pub(crate) struct Turn<'a> {
+    _permit: SemaphorePermit<'a>,
 }
 
 /// The SQL store.
@@ -170,6 +175,14 @@ impl Store {
             })
             .await?;
         Ok(&self.pool)
+    }
+
+    /// Waits until another transaction may write.
+    pub(crate) async fn turn(&self) -> Turn<'_> {
+        let permit = self.writers.acquire().await;
+        Turn {
+            _permit: permit.expect("nobody closes it"),
+        }
     }
 
     /// How many attempts there are.

@@ -8,7 +8,7 @@ impl Store {
     /// Deletes up to `limit` attempts, and as many deliveries, that are older than `before`. How many rows went.
     pub(crate) async fn delete_older(&self, before: Millis, limit: u32) -> Result<u64, StoreError> {
         let pool = self.pool().await?;
-        let _turn = self.writers.acquire().await;
+        let _turn = self.turn().await;
         let attempts = sqlx::query(
             "DELETE FROM attempts WHERE (record_partition, record_offset, record_index) IN \
              (SELECT record_partition, record_offset, record_index FROM attempts WHERE started_ms < $1 ORDER BY started_ms LIMIT $2)",
@@ -35,7 +35,7 @@ impl Store {
         before: Millis,
     ) -> Result<(), StoreError> {
         let pool = self.pool().await?;
-        let _turn = self.writers.acquire().await;
+        let _turn = self.turn().await;
         sqlx::query("UPDATE offsets SET kept_from_ms = $1 WHERE topic = $2 AND kept_from_ms < $1")
             .bind(before.0)
             .bind(topic)

@@ -30,19 +30,29 @@ fn batch<'a>(lease: &'a Lease, attempts: &'a [crate::AttemptLine], next: u64) ->
 async fn rows_and_offset_move_together_or_not_at_all(store: Store) {
     let mut first = lease(&store, "one").await;
     let attempts = [attempt(0, 0, "a"), attempt(0, 1, "b")];
-    store.write(&batch(&first, &attempts, 1)).await.unwrap();
+    store
+        .write(&store.turn().await, &batch(&first, &attempts, 1))
+        .await
+        .unwrap();
     // The same again, from the same place: the store is further.
-    let again = store.write(&batch(&first, &attempts, 1)).await;
+    let again = store
+        .write(&store.turn().await, &batch(&first, &attempts, 1))
+        .await;
     assert!(matches!(again, Err(WriteError::Lost { .. })), "{again:?}");
     first.next = Some(1);
     // Another takes over; the first one goes on as if nothing were.
     let second = lease(&store, "two").await;
     assert_eq!((second.epoch, second.next), (first.epoch + 1, Some(1)));
     let late = [attempt(1, 0, "c")];
-    let zombie = store.write(&batch(&first, &late, 2)).await;
+    let zombie = store
+        .write(&store.turn().await, &batch(&first, &late, 2))
+        .await;
     assert!(matches!(zombie, Err(WriteError::Lost { .. })), "{zombie:?}");
     assert_eq!(store.count().await.unwrap(), 2);
-    store.write(&batch(&second, &late, 2)).await.unwrap();
+    store
+        .write(&store.turn().await, &batch(&second, &late, 2))
+        .await
+        .unwrap();
     assert_eq!(store.count().await.unwrap(), 3);
     assert_eq!(store.kept_from().await.unwrap(), Some(Millis(5)));
     store.close().await;
@@ -54,7 +64,10 @@ async fn what_goes_in_comes_out(store: Store) {
     full.webhook = "full\0".into();
     full.event_id = "a 'quoted' \"id\"\0".into();
     let attempts = [full.without_nul()];
-    store.write(&batch(&lease, &attempts, 8)).await.unwrap();
+    store
+        .write(&store.turn().await, &batch(&lease, &attempts, 8))
+        .await
+        .unwrap();
     let all = AttemptFilter::default();
     let page = store.attempts("shop", &all, None, 10).await.unwrap();
     assert_eq!(page.items, attempts);
@@ -76,7 +89,10 @@ async fn pages_are_stable_while_more_comes_in(store: Store) {
         // Many at the same moment.
         line.started_ms = 1_700_000_000_000 + n / 10;
     }
-    store.write(&batch(&lease, &attempts, 250)).await.unwrap();
+    store
+        .write(&store.turn().await, &batch(&lease, &attempts, 250))
+        .await
+        .unwrap();
     lease.next = Some(250);
     let all = AttemptFilter::default();
     let mut seen = Vec::new();
@@ -87,7 +103,10 @@ async fn pages_are_stable_while_more_comes_in(store: Store) {
         let next = lease.next.unwrap();
         let mut newer = [attempt(next, 0, "a")];
         newer[0].started_ms = 1_800_000_000_000;
-        store.write(&batch(&lease, &newer, next + 1)).await.unwrap();
+        store
+            .write(&store.turn().await, &batch(&lease, &newer, next + 1))
+            .await
+            .unwrap();
         lease.next = Some(next + 1);
         after = page.next;
         if after.is_none() {
@@ -116,7 +135,10 @@ async fn filters_take_what_they_say(store: Store) {
     odd.contact = crate::ContactView::of(Some("7".into()), Some("a@b".into()), Some("+1".into()));
     odd.started_ms += 10_000;
     let at = odd.started_ms;
-    store.write(&batch(&lease, &attempts, 4)).await.unwrap();
+    store
+        .write(&store.turn().await, &batch(&lease, &attempts, 4))
+        .await
+        .unwrap();
     let text = |text: &str| Some(text.to_owned());
     let none = AttemptFilter::default;
     let filters = [
@@ -227,7 +249,10 @@ async fn a_delivery_stands_as_its_last_attempt_says(store: Store) {
     };
     let mut first = [tried(0, 1, "failed"), tried(1, 2, "failed")];
     first[0].stray = false;
-    store.write(&batch(&lease, &first, 2)).await.unwrap();
+    store
+        .write(&store.turn().await, &batch(&lease, &first, 2))
+        .await
+        .unwrap();
     lease.next = Some(2);
     let found = store.delivery("shop", "dlv_x").await.unwrap().unwrap();
     assert_eq!((found.outcome, found.attempts.len()), ("failed", 2));
@@ -237,7 +262,10 @@ async fn a_delivery_stands_as_its_last_attempt_says(store: Store) {
     let mut end = tried(4, 3, "delivered");
     end.started_ms += 60_000;
     let then = [end, stray];
-    store.write(&batch(&lease, &then, 5)).await.unwrap();
+    store
+        .write(&store.turn().await, &batch(&lease, &then, 5))
+        .await
+        .unwrap();
     let found = store.delivery("shop", "dlv_x").await.unwrap().unwrap();
     assert_eq!((found.outcome, found.attempts.len()), ("delivered", 4));
     assert_eq!(found.next_attempt_at, None);
@@ -258,7 +286,10 @@ async fn what_is_old_goes_in_small_parts(store: Store) {
         line.delivery_id = format!("dlv_{n}");
         line.started_ms = n;
     }
-    store.write(&batch(&lease, &attempts, 30)).await.unwrap();
+    store
+        .write(&store.turn().await, &batch(&lease, &attempts, 30))
+        .await
+        .unwrap();
     let mut parts = Vec::new();
     loop {
         match store.delete_older(Millis(25), 10).await.unwrap() {
@@ -280,7 +311,10 @@ async fn an_export_is_the_whole_in_parts(store: Store) {
     let lease = lease(&store, "one").await;
     let mut attempts: Vec<_> = (0..1100).map(|n| attempt(n, 0, "a")).collect();
     attempts[3].event_id = "=cmd|' /C calc'!A0".into();
-    store.write(&batch(&lease, &attempts, 1100)).await.unwrap();
+    store
+        .write(&store.turn().await, &batch(&lease, &attempts, 1100))
+        .await
+        .unwrap();
     for (format, lines) in [
         (crate::ExportFormat::Csv, 1101),
         (crate::ExportFormat::JsonLines, 1100),

@@ -8,7 +8,7 @@ use sqlx::any::AnyArguments;
 use sqlx::query::Query;
 
 use super::rows::{self, Row};
-use super::{Lease, Store, StoreError, signed};
+use super::{Lease, Store, StoreError, Turn, signed};
 use crate::AttemptLine;
 
 /// Rows of one statement. The statements of each size are prepared once.
@@ -54,11 +54,10 @@ impl From<sqlx::Error> for WriteError {
 
 impl Store {
     /// Stores a batch if the partition is still ours and stands where the batch begins: all of it, or nothing.
-    pub(crate) async fn write(&self, batch: &Batch<'_>) -> Result<(), WriteError> {
+    pub(crate) async fn write(&self, _: &Turn<'_>, batch: &Batch<'_>) -> Result<(), WriteError> {
         let rows: Vec<Row<'_>> = batch.attempts.iter().map(Row::new).collect();
         let last = latest(&rows);
         let pool = self.pool().await?;
-        let _turn = self.writers.acquire().await;
         let mut transaction = pool.begin().await?;
         // First, so that whoever else would move the partition waits here, and then finds it moved.
         let moved = moving(batch).execute(&mut *transaction).await?;

@@ -371,7 +371,7 @@ fn read_scopes(reader: &mut Reader, at: &At<'_>) -> Option<Vec<String>> {
     Some(scopes)
 }
 
-/// Certificates as PEM, cleaned of everything around them.
+/// Certificates as PEM: one at least, and no private key among them.
 pub(super) fn certificates(text: &str) -> Result<Arc<str>, String> {
     if text.len() > CHAIN_BYTES_MAX {
         return Err(format!("must have at most {CHAIN_BYTES_MAX} bytes"));

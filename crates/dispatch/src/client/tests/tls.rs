@@ -71,19 +71,45 @@ fn server_config(
         .expect("config")
 }
 
+/// As [`server_config`], but clients must show a certificate of the authority.
+fn wanting_clients(
+    authority: &Authority,
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) -> rustls::ServerConfig {
+    let (chain, key) = identity(&leaf("hooks.example"), Some(authority));
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(authority.der().clone()).expect("root");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier =
+        rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    builder(versions)
+        .with_client_cert_verifier(verifier.build().expect("verifier"))
+        .with_single_cert(chain, key)
+        .expect("config")
+}
+
+/// Answers with the name that was asked for.
 async fn serve(config: rustls::ServerConfig) -> Server {
+    serve_telling(config, |_, tls| tls.server_name().unwrap_or("-").to_owned()).await
+}
+
+/// Answers with what `tell` says of the connection, being the one of that number.
+async fn serve_telling(
+    config: rustls::ServerConfig,
+    tell: fn(usize, &rustls::ServerConnection) -> String,
+) -> Server {
     let acceptor = TlsAcceptor::from(Arc::new(config));
-    Server::start(move |_, stream| {
+    Server::start(move |number, stream| {
         let acceptor = acceptor.clone();
         async move {
             let Ok(mut stream) = acceptor.accept(stream).await else {
                 return;
             };
             while read_request(&mut stream).await.is_some() {
-                let host = stream.get_ref().1.server_name().unwrap_or("-").to_owned();
+                let body = tell(number, stream.get_ref().1);
                 let answer = format!(
-                    "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{host}",
-                    host.len()
+                    "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}",
+                    body.len()
                 );
                 drop(stream.write_all(answer.as_bytes()).await);
                 drop(stream.flush().await);
@@ -96,8 +122,7 @@ async fn serve(config: rustls::ServerConfig) -> Server {
 async fn ask(server: &Server, host: &str, root: &Authority) -> Exchange {
     let mut config = ClientConfig::new(local_policy());
     config.extra_roots = vec![root.der().clone()];
-    let look_up: LookUp = Arc::new(|_| Ok(vec!["127.0.0.1".parse().expect("address")]));
-    let client = HttpClient::with_look_up(config, Arc::new(Still), look_up).expect("client");
+    let client = named_loopback(config);
     let url = format!("https://{host}:{}/", server.address.port());
     let first = client.exchange(request(&url)).await;
     if first.answer == Answer::Status(200) {
@@ -156,19 +181,7 @@ async fn bad_certificates_have_their_classes() {
 #[tokio::test]
 async fn a_server_that_wants_a_client_certificate_is_told_apart() {
     let authority = authority();
-    let (chain, key) = identity(&leaf("hooks.example"), Some(&authority));
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(authority.der().clone()).expect("root");
-    let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(
-        Arc::new(roots),
-        Arc::new(rustls::crypto::ring::default_provider()),
-    )
-    .build()
-    .expect("verifier");
-    let config = builder(&[&rustls::version::TLS13])
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(chain, key)
-        .expect("config");
+    let config = wanting_clients(&authority, &[&rustls::version::TLS13]);
     let server = serve(config).await;
     let answer = ask(&server, "hooks.example", &authority).await;
     assert_eq!(
@@ -200,40 +213,14 @@ fn client_identity(name: &str, authority: &Authority) -> Identity {
 
 /// A server that wants a client certificate, and answers with which it got and on which connection.
 async fn serve_known(authority: &Authority) -> Server {
-    let (chain, key) = identity(&leaf("hooks.example"), Some(authority));
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(authority.der().clone()).expect("root");
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let verifier =
-        rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-            .build()
-            .expect("verifier");
-    let config = builder(rustls::DEFAULT_VERSIONS)
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(chain, key)
-        .expect("config");
-    let acceptor = TlsAcceptor::from(Arc::new(config));
-    Server::start(move |number, stream| {
-        let acceptor = acceptor.clone();
-        async move {
-            let Ok(mut stream) = acceptor.accept(stream).await else {
-                return;
-            };
-            while read_request(&mut stream).await.is_some() {
-                let peer = stream.get_ref().1.peer_certificates().expect("asked for");
-                let text = String::from_utf8_lossy(&peer[0]).into_owned();
-                let who = ["first", "second"]
-                    .into_iter()
-                    .find(|name| text.contains(name));
-                let body = format!("{} {number}", who.unwrap_or("nobody"));
-                let answer = format!(
-                    "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}",
-                    body.len()
-                );
-                drop(stream.write_all(answer.as_bytes()).await);
-                drop(stream.flush().await);
-            }
-        }
+    let config = wanting_clients(authority, rustls::DEFAULT_VERSIONS);
+    serve_telling(config, |number, tls| {
+        let peer = tls.peer_certificates().expect("asked for");
+        let text = String::from_utf8_lossy(&peer[0]).into_owned();
+        let who = ["first", "second"]
+            .into_iter()
+            .find(|name| text.contains(name));
+        format!("{} {number}", who.unwrap_or("nobody"))
     })
     .await
 }
