@@ -22,8 +22,20 @@ words! {
         CloudEvents = "cloudevents",
         /// The event's data as it was published.
         Data = "data",
+        /// The data of one event or more, as a JSON array.
+        Array = "array",
+        /// The data of one event or more as JSON, one a line.
+        Ndjson = "ndjson",
         /// Nothing.
         None = "none",
+    }
+}
+
+impl BodyForm {
+    /// Whether it can hold more than one event.
+    #[must_use]
+    pub fn holds_many(self) -> bool {
+        matches!(self, Self::Array | Self::Ndjson)
     }
 }
 
@@ -37,6 +49,7 @@ pub struct Body {
 }
 
 const JSON: &str = "application/json";
+const NDJSON: &str = "application/x-ndjson";
 /// What a test says of itself (VidCorp: "a small packet of data which includes a test message and the event type").
 const TEST: &str = r#""test":true"#;
 const MESSAGE: &str = r#","message":"This is a test message.""#;
@@ -51,6 +64,9 @@ pub fn build(form: BodyForm, event: &wire::Event, accepted_at: Millis) -> Body {
             Some(CLOUDEVENT_JSON.to_owned()),
         ),
         BodyForm::Data => (event.data.clone(), Some(data_type(event))),
+        BodyForm::Array | BodyForm::Ndjson => {
+            return build_batch(form, std::iter::once((event, accepted_at)));
+        }
         BodyForm::None => (Bytes::new(), None),
     };
     Body {
@@ -59,10 +75,81 @@ pub fn build(form: BodyForm, event: &wire::Event, accepted_at: Millis) -> Body {
     }
 }
 
+/// The body for the events of a batch, in their order: lines for [`BodyForm::Ndjson`], else a JSON array. JSON data stays byte for byte as it
+/// was published, but for blanks between its tokens where it would take more than one line; other data is what [`BodyForm::Standard`] makes of
+/// it.
+#[must_use]
+pub fn build_batch<'a>(
+    form: BodyForm,
+    events: impl Iterator<Item = (&'a wire::Event, Millis)>,
+) -> Body {
+    many(form, events.map(|(event, _)| event), push_data)
+}
+
+fn many<'a>(
+    form: BodyForm,
+    events: impl Iterator<Item = &'a wire::Event>,
+    push: impl Fn(&mut Vec<u8>, &wire::Event),
+) -> Body {
+    let mut body = Vec::new();
+    if form == BodyForm::Ndjson {
+        for event in events {
+            let start = body.len();
+            push(&mut body, event);
+            make_one_line(&mut body, start);
+            body.push(b'\n');
+        }
+    } else {
+        body.push(b'[');
+        for (index, event) in events.enumerate() {
+            if index > 0 {
+                body.push(b',');
+            }
+            push(&mut body, event);
+        }
+        body.push(b']');
+    }
+    let content_type = match form {
+        BodyForm::Ndjson => NDJSON,
+        _ => JSON,
+    };
+    Body {
+        bytes: body.into(),
+        content_type: Some(content_type.to_owned()),
+    }
+}
+
+/// Takes the blanks between tokens from the JSON that begins at `start`, if it has line ends. Within a string there are none: they are
+/// escaped.
+fn make_one_line(body: &mut Vec<u8>, start: usize) {
+    if !body[start..].iter().any(|b| matches!(b, b'\n' | b'\r')) {
+        return;
+    }
+    let (mut within, mut escaped) = (false, false);
+    let mut kept = start;
+    for at in start..body.len() {
+        let byte = body[at];
+        if within {
+            within = escaped || byte != b'"';
+            escaped = !escaped && byte == b'\\';
+        } else if matches!(byte, b' ' | b'\t' | b'\n' | b'\r') {
+            continue;
+        } else {
+            within = byte == b'"';
+        }
+        body[kept] = byte;
+        kept += 1;
+    }
+    body.truncate(kept);
+}
+
 /// The same for a test: it says so wherever the form has room for that. Bodies that are the data itself have it where the data is a JSON
 /// object.
 #[must_use]
 pub fn build_test(form: BodyForm, event: &wire::Event, accepted_at: Millis) -> Body {
+    if form.holds_many() {
+        return many(form, std::iter::once(event), push_marked);
+    }
     let mut body = build(form, event, accepted_at);
     // CloudEvents name their extensions in small letters without separators, and take flat values.
     let json = body.content_type.as_deref().is_some_and(is_json);
@@ -70,6 +157,15 @@ pub fn build_test(form: BodyForm, event: &wire::Event, accepted_at: Millis) -> B
         body.bytes = marked;
     }
     body
+}
+
+/// Data that says that it is a test, where it is a JSON object.
+fn push_marked(body: &mut Vec<u8>, event: &wire::Event) {
+    let json = is_json(&event.data_content_type);
+    match json.then(|| marked(&event.data)).flatten() {
+        Some(marked) => body.extend_from_slice(&marked),
+        None => push_data(body, event),
+    }
 }
 
 /// A JSON object that says first that it is a test; nothing where `json` is none, or says something of that name itself.

@@ -36,6 +36,19 @@ pub const IN_PLACE_BELOW: Duration = TIERS[0].1;
 /// The largest event, in bytes of its published form.
 pub const EVENT_BYTES_MAX: usize = 768 * 1024;
 
+/// Events of one batch, as a webhook may ask for.
+pub const BATCH_EVENTS_MAX: u32 = 1_000;
+/// As [`BATCH_EVENTS_MAX`], where nothing else is asked for.
+pub const BATCH_EVENTS_DEFAULT: u32 = 100;
+/// Bytes of one batch, as a webhook may ask for: receivers seldom take more, and a worker holds many at a time.
+pub const BATCH_BYTES: std::ops::RangeInclusive<u64> = 1024..=1024 * 1024;
+/// As [`BATCH_BYTES`], where nothing else is asked for.
+pub const BATCH_BYTES_DEFAULT: u64 = 256 * 1024;
+/// How long a batch may wait for more events, as a webhook may ask for: it waits in the worker, which has to go on without it.
+pub const BATCH_WAIT_MAX: Duration = secs(300);
+/// As [`BATCH_WAIT_MAX`], where nothing else is asked for.
+pub const BATCH_WAIT_DEFAULT: Duration = Duration::from_millis(200);
+
 /// Events of one request to publish, and bytes of its body.
 pub const PUBLISH_EVENTS_MAX: usize = 1_000;
 /// See [`PUBLISH_EVENTS_MAX`].
@@ -78,6 +91,14 @@ pub const LANE_QUEUE_BYTES: usize = 1024 * 1024;
 /// Sends that a lane keeps queued while its webhook fails: what waits for it would only take room from those that send. The rest stays in the log.
 pub const SUSPECT_QUEUE_SENDS: usize = if cfg!(test) { 2 } else { 64 };
 const _: () = assert!(SUSPECT_QUEUE_SENDS < LANE_QUEUE_SENDS);
+/// Runs of deliveries that are ended while they wait elsewhere, at most in one partition; and how long that is remembered: longer than any wait.
+pub const ENDED_MAX: usize = 10_000;
+/// See [`ENDED_MAX`].
+pub const ENDED_KEPT: Duration = Duration::from_secs(40 * 86_400);
+/// Lanes of a webhook that is ordered by event key: keys share them by their hash. Stored positions depend on it.
+pub const KEY_LANES: u32 = 64;
+/// Batches of an unordered webhook that wait to go again, at most: with more, nothing new goes to it.
+pub const BATCHES_WAITING_MAX: u32 = 16;
 /// Suspect webhooks that are asked in vain for a place before the rest has to wait for the next time.
 pub const SUSPECTS_ASKED: usize = 64;
 /// What all lanes of a worker may queue together; those of failing webhooks half of it.

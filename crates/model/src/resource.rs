@@ -5,6 +5,7 @@
 //! will do is refused as long as this one does not (`resource/later.rs` lists it). Reading back what is stored is lenient about unknown
 //! keys, because a newer version may have written it.
 
+mod batch;
 mod connector;
 mod documents;
 mod event_type;
@@ -337,6 +338,17 @@ impl Ordered {
     }
 }
 
+/// How events are put together into one request. Whichever comes first closes a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Batching {
+    /// So many events.
+    pub max_events: u32,
+    /// So many bytes of events. A larger event goes alone.
+    pub max_bytes: u64,
+    /// So long after its first event.
+    pub max_wait: Duration,
+}
+
 /// A webhook's settings. As JSON they are a resource document again.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Webhook {
@@ -370,6 +382,8 @@ pub struct Webhook {
     pub trusted_ca: Option<Arc<str>>,
     /// Within what order holds.
     pub ordered: Ordered,
+    /// How events are put together into one request; `None`: each request holds one.
+    pub batch: Option<Batching>,
     /// What the body of its requests is.
     pub body: BodyForm,
     /// How long an attempt may take.

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::later;
 use super::reader::{At, Object, Reader, hint};
 use crate::policy::{
     Match, PermanentRule, Rest, RetryAfter, RetryPolicy, Schedule, Success, Then, Times,
@@ -182,13 +181,10 @@ fn read_match(reader: &mut Reader, at: &At<'_>) -> Option<Match> {
 }
 
 fn read_then(reader: &mut Reader, at: &At<'_>) -> Option<Then> {
-    if later::refuse_then(reader, at) {
-        return None;
-    }
     let text = reader.text(at)?;
     let then = text.parse().ok();
     if then.is_none() {
-        let hint = hint(text, &["dead", "deactivate"]);
+        let hint = hint(text, &["dead", "deactivate", "hold", "split"]);
         reader.error(&at.path, format!("is no consequence; {hint}"));
     }
     then

@@ -136,13 +136,12 @@ fn everything_that_can_be_said() {
 
 #[test]
 fn settings_are_a_document_again_and_the_stored_form() {
-    let esputnik = format!("{MINIMAL}preset: esputnik\nordered: false\nbatch: none\nbody: data");
-    for text in [MINIMAL, FULL, &esputnik] {
+    let esputnik = format!("{MINIMAL}preset: esputnik");
+    let without = format!("{esputnik}\nordered: false\nbatch: none\nbody: data");
+    for text in [MINIMAL, FULL, &esputnik, &without] {
         let settings = webhook(text).settings;
         let document = settings.to_document().to_string();
-        if text != esputnik {
-            assert_eq!(webhook(&document).settings, settings, "{document}");
-        }
+        assert_eq!(webhook(&document).settings, settings, "{document}");
         let stored: Webhook = serde_json::from_str(&document).expect("stored form");
         assert_eq!(stored, settings);
     }
@@ -162,14 +161,9 @@ fn settings_are_a_document_again_and_the_stored_form() {
         serde_json::from_str::<StoredWebhook>(&newer).expect("newer"),
         read
     );
-    let foreign = stored.replace("\"ordered\":false", "\"ordered\":\"key\"");
-    let error = serde_json::from_str::<StoredWebhook>(&foreign).expect_err("not yet");
-    assert!(
-        error
-            .to_string()
-            .contains("`ordered: key` is not supported yet"),
-        "{error}"
-    );
+    let ordered = stored.replace("\"ordered\":false", "\"ordered\":\"key\"");
+    let read: StoredWebhook = serde_json::from_str(&ordered).expect("ordered");
+    assert_eq!(read.settings.ordered, Ordered::Key);
 }
 
 #[test]
@@ -309,37 +303,41 @@ fn a_filter_is_checked_when_it_is_written_and_taken_as_it_is_when_it_was_stored(
 }
 
 #[test]
-fn what_comes_later_is_refused_by_name() {
+fn what_does_not_fit_or_comes_later_is_refused_by_name() {
     for (more, want) in [
         (
-            "ordered: true",
-            "ordered: `ordered: webhook` is not supported yet",
-        ),
-        (
-            "ordered: key",
-            "ordered: `ordered: key` is not supported yet",
+            "body: template",
+            "body: `body: template` is not supported yet",
         ),
         (
             "ordered: keys",
-            "ordered: \"keys\" is no word for it; did you mean `key`?",
+            "ordered: says no order; did you mean `key`?",
+        ),
+        ("body: 7", "body: "),
+        ("batch: {max_events: 100}", "batch: needs `body: array`"),
+        (
+            "body: array\nbatch: {max_events: 0}",
+            "batch.max_events: must be from 1 to 1000",
         ),
         (
-            "batch: {max_events: 100}",
-            "batch: `batch` is not supported yet",
+            "body: array\nbatch: {max_bytes: 5}",
+            "batch.max_bytes: a size needs a unit",
         ),
-        ("body: array", "body: `body: array` is not supported yet"),
-        ("body: 7", "body: this is no word for it"),
+        (
+            "body: array\nbatch: {max_wait: 1h}",
+            "batch.max_wait: must be from 0s to 5m",
+        ),
         (
             "verification: heat",
             "verification: \"heat\" is no verification",
         ),
         (
             "retry: {on_exhausted: hold}",
-            "retry.on_exhausted: `hold` is not supported yet",
+            "retry.on_exhausted: `hold` needs order",
         ),
         (
             "retry: {permanent: [{match: [410], then: split}]}",
-            "retry.permanent[0].then: `split` is not supported yet",
+            "retry.permanent[0].then: `split` needs batches",
         ),
     ] {
         let found = error(more);
@@ -397,12 +395,20 @@ fn presets_are_whole_and_usable_as_far_as_they_can_be() {
         .collect();
     assert_eq!(covered, wanted);
 
-    let found = parse_documents(&format!("{MINIMAL}preset: esputnik")).expect_err("needs order");
-    let fields: Vec<_> = found.iter().map(|e| e.field.as_str()).collect();
-    assert_eq!(fields, ["ordered", "batch", "body"]);
-    let without = "preset: esputnik\nordered: false\nbatch: none\nbody: data";
-    let esputnik = webhook(&format!("{MINIMAL}{without}")).settings.retry;
-    assert_eq!(esputnik.wait_after(7), Some(Duration::from_secs(3600)));
+    let esputnik = webhook(&format!("{MINIMAL}preset: esputnik")).settings;
+    assert_eq!(esputnik.ordered, Ordered::Webhook);
+    let batch = Batching {
+        max_events: 100,
+        max_bytes: 256 * 1024,
+        max_wait: Duration::from_secs(30),
+    };
+    assert_eq!(esputnik.batch, Some(batch));
+    assert_eq!(esputnik.body, BodyForm::Array);
+    let minutes = [1, 2, 4, 8, 16, 32, 60, 60];
+    for (attempt, wait) in (1..).zip(minutes) {
+        let wait = Duration::from_secs(60 * wait);
+        assert_eq!(esputnik.retry.wait_after(attempt), Some(wait), "{attempt}");
+    }
 }
 
 #[test]

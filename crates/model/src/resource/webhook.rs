@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::reader::{At, Object, Reader, hint};
 use super::{
-    FieldError, Headers, Method, Ordered, Webhook, WebhookSpec, connector, headers, later, retry,
+    FieldError, Headers, Method, Webhook, WebhookSpec, batch, connector, headers, later, retry,
 };
 use crate::body::BodyForm;
 use crate::filter::Filter;
@@ -87,12 +87,21 @@ fn read_by(mut reader: Reader, given: &Map<String, Value>) -> Result<Webhook, Ve
     let preset = preset.unwrap_or(Preset::Standard);
     let whole = preset.complete(given);
     let whole = Object::of(&whole, "");
-    later::refuse(&mut reader, &whole, given, preset.as_str());
-    let webhook = read_whole(&mut reader, &whole, preset);
+    let from = match given.get("batch") {
+        None | Some(Value::Null) => format!(" (preset `{preset}` asks for batches)"),
+        Some(_) => String::new(),
+    };
+    let webhook = read_whole(&mut reader, &whole, preset, &from);
     reader.finish(webhook)
 }
 
-fn read_whole(reader: &mut Reader, whole: &Object<'_>, preset: Preset) -> Option<Webhook> {
+/// `batch_from` says where the batch comes from, if not from the document.
+fn read_whole(
+    reader: &mut Reader,
+    whole: &Object<'_>,
+    preset: Preset,
+    batch_from: &str,
+) -> Option<Webhook> {
     let project = required_slug(reader, whole, "project");
     let name = required_slug(reader, whole, "name");
     let title = whole.get("title").map_or(Some(String::new()), |at| {
@@ -123,10 +132,18 @@ fn read_whole(reader: &mut Reader, whole: &Object<'_>, preset: Preset) -> Option
             .text(&at)
             .and_then(|text| reader.taken(&at, connector::certificates(text)).map(Some)),
     };
-    // What is not a form of today has been refused by name.
-    let body = whole
-        .get("body")
-        .and_then(|at| at.value.as_str()?.parse::<BodyForm>().ok());
+    let ordered = batch::read_ordered(reader, whole);
+    let batch = batch::read(reader, whole);
+    let body =
+        reader
+            .required(whole, "body")
+            .and_then(|at| match later::refuse_body(reader, &at) {
+                true => None,
+                false => reader.parsed::<BodyForm>(&at),
+            });
+    if let (Some(Some(_)), Some(body)) = (batch, body) {
+        batch::check_body(reader, body, batch_from);
+    }
     if let (Some(Method::Get), Some(body)) = (method, body)
         && body != BodyForm::None
     {
@@ -138,6 +155,9 @@ fn read_whole(reader: &mut Reader, whole: &Object<'_>, preset: Preset) -> Option
     let rate_limit = read_rate(reader, whole);
     let verification = word(reader, whole, "verification");
     let policy = retry::read(reader, whole);
+    if let (Some(policy), Some(ordered), Some(batch)) = (&policy, ordered, batch) {
+        batch::check_policy(reader, policy, ordered, batch);
+    }
     Some(Webhook {
         project: project?,
         name: name?,
@@ -153,7 +173,8 @@ fn read_whole(reader: &mut Reader, whole: &Object<'_>, preset: Preset) -> Option
         connector: connector?,
         signature: signature?,
         trusted_ca: trusted_ca?,
-        ordered: Ordered::No,
+        ordered: ordered?,
+        batch: batch?,
         body: body?,
         deadline: deadline?,
         rate_limit: rate_limit?,
@@ -297,12 +318,8 @@ pub(super) fn write(webhook: &Webhook) -> Value {
         "connector": webhook.connector.as_ref().map_or("none", Slug::as_str),
         "signature": webhook.signature.as_str(),
         "trusted_ca": webhook.trusted_ca.as_deref().unwrap_or("none"),
-        "ordered": match webhook.ordered {
-            Ordered::No => json!(false),
-            Ordered::Webhook => json!("webhook"),
-            Ordered::Key => json!("key"),
-        },
-        "batch": "none",
+        "ordered": batch::write_ordered(webhook.ordered),
+        "batch": batch::write(webhook.batch),
         "body": webhook.body.as_str(),
         "success": retry::write_success(&webhook.retry.success),
         "deadline": format_duration(webhook.deadline),
