@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt as _;
-use hookline_model::core::lane::Health;
+use hookline_model::core::lane::{Health, LaneKey, Start};
 use hookline_model::core::partition::{After, Made};
-use hookline_model::ids::{DeliveryId, Position};
+use hookline_model::ids::{BatchId, DeliveryId, Position};
 use hookline_model::outcome::{Answer, ErrorClass, Outcome};
 use hookline_model::path::{self, Plan};
 use hookline_model::policy::{self, Facts, Then, Verdict};
@@ -18,15 +18,67 @@ use hookline_registry::{ConnectorEntry, WebhookEntry};
 
 use crate::metrics::Metrics;
 use crate::records::Payload;
-use crate::request::{self, Draft, Unbuilt};
+use crate::request::{self, Draft, Order, Unbuilt};
 use crate::transport::{self, Exchange, OutgoingRequest, Timings};
 use crate::way_out::WayOut;
 
-/// A send that is to be attempted now.
+/// What goes out by one request: a send, or the sends of a batch.
+#[derive(Clone)]
+pub(crate) struct Unit {
+    /// Where its first stands, which is what it goes by.
+    pub(crate) position: Position,
+    pub(crate) lane: LaneKey,
+    /// It is a batch; of one, too.
+    pub(crate) batch: bool,
+    pub(crate) payload: Payload,
+    /// The rest of the batch.
+    pub(crate) others: Vec<(Position, Payload)>,
+}
+
+impl Unit {
+    /// What [`hookline_model::core::partition::Partition::next`] has handed out.
+    pub(crate) fn of(start: Start<Payload>, batch: bool) -> Self {
+        let others = start.others.into_iter();
+        Self {
+            position: start.queued.position,
+            lane: start.queued.lane,
+            batch,
+            payload: start.queued.payload,
+            others: others
+                .map(|other| (other.position, other.payload))
+                .collect(),
+        }
+    }
+
+    /// Where its sends stand.
+    pub(crate) fn positions(&self) -> Vec<Position> {
+        [self.position]
+            .into_iter()
+            .chain(self.others.iter().map(|(position, _)| *position))
+            .collect()
+    }
+
+    fn payloads(&self) -> impl Iterator<Item = &Payload> {
+        [&self.payload]
+            .into_iter()
+            .chain(self.others.iter().map(|(_, payload)| payload))
+    }
+
+    fn batch_id(&self) -> Option<BatchId> {
+        self.batch
+            .then(|| BatchId::derive(self.payloads().map(|payload| &*payload.send().delivery_id)))
+    }
+
+    /// Its retries wait at its place: it is in order, or would have to be put together again.
+    fn stays(&self) -> bool {
+        self.batch || self.lane.kind.is_ordered()
+    }
+}
+
+/// What is to be attempted now.
 #[derive(Clone)]
 pub(crate) struct Prepared {
-    pub(crate) position: Position,
-    pub(crate) payload: Payload,
+    pub(crate) unit: Unit,
     pub(crate) webhook: Arc<WebhookEntry>,
     /// Its connector, as it is now.
     pub(crate) connector: Option<Arc<ConnectorEntry>>,
@@ -52,27 +104,26 @@ pub(crate) struct Judged {
 /// An attempt from which something follows.
 pub(crate) struct Follow {
     pub(crate) attempt: wire::Attempt,
-    pub(crate) payload: Payload,
+    /// The deliveries it was about, in order.
+    pub(crate) payloads: Vec<Payload>,
 }
 
 impl Judged {
-    fn new(
-        position: Position,
-        payload: Payload,
-        attempt: wire::Attempt,
-        outcome: Outcome,
-        health: Health,
-    ) -> Self {
+    fn new(unit: &Unit, attempt: wire::Attempt, outcome: Outcome, health: Health) -> Self {
         let after = after(&attempt);
         Self {
-            position,
+            position: unit.position,
             outcome,
             health,
             after,
             made: made(&attempt),
             encoded: crate::records::attempt(&attempt),
-            follow: matches!(after, After::Follow(_))
-                .then(|| Box::new(Follow { attempt, payload })),
+            follow: matches!(after, After::Follow(_)).then(|| {
+                Box::new(Follow {
+                    attempt,
+                    payloads: unit.payloads().cloned().collect(),
+                })
+            }),
         }
     }
 }
@@ -110,10 +161,12 @@ impl Maker {
         number: u32,
         token: Option<&Secret>,
     ) -> Result<(OutgoingRequest, wire::Request), Unbuilt> {
-        let payload = &prepared.payload;
-        let id = DeliveryId::from_slice(&payload.send().delivery_id)
-            .unwrap_or(DeliveryId([0; 16]))
-            .to_string();
+        let unit = &prepared.unit;
+        let delivery = DeliveryId::from_slice(&unit.payload.send().delivery_id);
+        let id = match unit.batch_id() {
+            Some(batch) => batch.to_string(),
+            None => delivery.unwrap_or(DeliveryId([0; 16])).to_string(),
+        };
         let now = self.way.clock().now();
         let keys = prepared.webhook.signing_keys(now);
         let draft = Draft {
@@ -124,9 +177,18 @@ impl Maker {
             keys: &keys.map_err(|e| request::invalid(e.to_string()))?,
             connector: prepared.connector.as_deref(),
             token,
+            order: Order::of(unit.lane, unit.position),
             test: false,
         };
-        draft.with_event(self.way.urls(), payload.event(), payload.accepted_at())
+        let events = unit
+            .payloads()
+            .map(|payload| (payload.event(), payload.accepted_at()));
+        if unit.batch {
+            draft.with_events(self.way.urls(), events)
+        } else {
+            let payload = &unit.payload;
+            draft.with_event(self.way.urls(), payload.event(), payload.accepted_at())
+        }
     }
 
     fn judge(
@@ -156,7 +218,8 @@ impl Maker {
             draw: fastrand::f64(),
         };
         let verdict = policy::decide(policy, &facts);
-        let (outcome, next) = follow_up(&verdict, ended);
+        let unit = &prepared.unit;
+        let (outcome, next) = follow_up(&verdict, ended, unit);
         let health = match exchange.answer {
             Answer::Status(status) if status < 500 && status != 429 => Health::Good,
             _ => Health::Bad,
@@ -191,26 +254,15 @@ impl Maker {
             request: Some(request),
             response,
             next,
-            ..identity(
-                prepared.position,
-                &prepared.payload,
-                Some(&prepared.webhook),
-            )
+            ..identity(unit, Some(&prepared.webhook))
         };
-        Judged::new(
-            prepared.position,
-            prepared.payload,
-            attempt,
-            outcome,
-            health,
-        )
+        Judged::new(unit, attempt, outcome, health)
     }
 }
 
 /// An outcome reached without an exchange.
 pub(crate) fn without_exchange(
-    position: Position,
-    payload: Payload,
+    unit: &Unit,
     webhook: Option<&WebhookEntry>,
     outcome: Outcome,
     made: Made,
@@ -229,19 +281,32 @@ pub(crate) fn without_exchange(
         started_at_ms: now.0,
         first_try_ms: made.first_try.0,
         next,
-        ..identity(position, &payload, webhook)
+        ..identity(unit, webhook)
     };
-    Judged::new(position, payload, attempt, outcome, Health::None)
+    Judged::new(unit, attempt, outcome, Health::None)
 }
 
-fn identity(
-    position: Position,
-    payload: &Payload,
-    webhook: Option<&WebhookEntry>,
-) -> wire::Attempt {
-    let (event, send) = (payload.event(), payload.send());
+fn identity(unit: &Unit, webhook: Option<&WebhookEntry>) -> wire::Attempt {
+    let (event, send) = (unit.payload.event(), unit.payload.send());
+    let others = unit.others.iter().map(|(position, payload)| {
+        let (event, send) = (payload.event(), payload.send());
+        wire::BatchMember {
+            send: Some((*position).into()),
+            delivery_id: send.delivery_id.clone(),
+            run: send.run,
+            webhook_epoch: send.webhook_epoch,
+            event_source: event.source.clone(),
+            event_id: event.id.clone(),
+            event_type: event.r#type.clone(),
+            event_key: event.key.clone(),
+            contact: event.contact.clone(),
+        }
+    });
+    let batch_id = unit.batch_id().map(|id| Bytes::copy_from_slice(&id.0));
     wire::Attempt {
-        send: Some(position.into()),
+        others: others.collect(),
+        batch_id: batch_id.unwrap_or_default(),
+        send: Some(unit.position.into()),
         delivery_id: send.delivery_id.clone(),
         run: send.run,
         project: event.project.clone(),
@@ -258,10 +323,23 @@ fn identity(
 }
 
 /// Outcome and consequences of a verdict.
-fn follow_up(verdict: &Verdict, ended: Millis) -> (Outcome, Option<wire::Next>) {
-    use wire::next::{Dead, InPlace, Kind, Retry};
+fn follow_up(verdict: &Verdict, ended: Millis, unit: &Unit) -> (Outcome, Option<wire::Next>) {
+    use wire::next::{Dead, Hold, InPlace, Kind, Retry, Split};
+    let next = |kind, deactivate| {
+        Some(wire::Next {
+            kind: Some(kind),
+            deactivate,
+        })
+    };
     match verdict {
         Verdict::Delivered => (Outcome::Delivered, None),
+        Verdict::Retry { delay } if unit.stays() => {
+            let due_ms = ended.plus(round_up(*delay)).0;
+            (
+                Outcome::Failed,
+                next(Kind::InPlace(InPlace { due_ms }), false),
+            )
+        }
         Verdict::Retry { delay } => {
             let kind = match path::plan(*delay) {
                 Plan::InPlace(wait) => Kind::InPlace(InPlace {
@@ -272,23 +350,18 @@ fn follow_up(verdict: &Verdict, ended: Millis) -> (Outcome, Option<wire::Next>) 
                     path_ms: path.to_wire(),
                 }),
             };
-            (
-                Outcome::Failed,
-                Some(wire::Next {
-                    kind: Some(kind),
-                    deactivate: false,
-                }),
-            )
+            (Outcome::Failed, next(kind, false))
         }
+        // Nobody waits behind what is in no order, and one event cannot be split: then it ends.
+        Verdict::Final {
+            then: Then::Hold, ..
+        } if unit.lane.kind.is_ordered() => (Outcome::Failed, next(Kind::Hold(Hold {}), false)),
+        Verdict::Final {
+            then: Then::Split, ..
+        } if !unit.others.is_empty() => (Outcome::Failed, next(Kind::Split(Split {}), false)),
         Verdict::Final { outcome, then } => {
             let deactivate = matches!(then, Then::Deactivate);
-            (
-                *outcome,
-                Some(wire::Next {
-                    kind: Some(Kind::Dead(Dead {})),
-                    deactivate,
-                }),
-            )
+            (*outcome, next(Kind::Dead(Dead {}), deactivate))
         }
     }
 }
@@ -305,7 +378,12 @@ pub(crate) fn after(attempt: &wire::Attempt) -> After {
     };
     let records = match &next.kind {
         Some(wire::next::Kind::InPlace(wait)) => return After::InPlace(Millis(wait.due_ms)),
-        Some(wire::next::Kind::Retry(_) | wire::next::Kind::Dead(_)) => 1,
+        Some(wire::next::Kind::Hold(_)) => return After::Hold,
+        Some(wire::next::Kind::Split(_)) => return After::Split,
+        Some(wire::next::Kind::Retry(_)) => 1,
+        Some(wire::next::Kind::Dead(_)) => {
+            1 + u32::try_from(attempt.others.len()).unwrap_or(u32::MAX - 2)
+        }
         None => 0,
     };
     After::Follow(records + u32::from(next.deactivate))

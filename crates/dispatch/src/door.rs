@@ -1,12 +1,15 @@
 //! What the world outside says of a send that could start: the registry, the lease, the places.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use hookline_model::core::lane::{Door, Queued, Seat, Terms};
+use bytes::Bytes;
+
+use hookline_model::core::lane::{Batch, Door, Queued, Seat, Terms};
 use hookline_model::ids::WebhookUid;
 use hookline_model::outcome::Outcome;
 use hookline_model::policy;
-use hookline_model::resource::State;
+use hookline_model::resource::{Batching, State};
 use hookline_model::time::Millis;
 use hookline_model::units::Rate;
 use hookline_registry::{Snapshot, WebhookEntry};
@@ -14,12 +17,17 @@ use hookline_registry::{Snapshot, WebhookEntry};
 use crate::places::{Lack, Place};
 use crate::records::Payload;
 use crate::shared::Shared;
-use crate::worker::{DELETED, TOO_OLD};
+use crate::worker::{BY_HAND, DELETED, TOO_OLD};
+
+/// Runs of deliveries that are ended wherever they are met.
+pub(crate) type Ended = HashSet<(Bytes, u64)>;
 
 /// The door of one turn.
 pub(crate) struct WorkerDoor<'a> {
     shared: &'a Arc<Shared>,
     snapshot: Arc<Snapshot>,
+    /// Runs that somebody has ended.
+    ended: Arc<Ended>,
     now: Millis,
     leased: bool,
     given_back: u64,
@@ -46,11 +54,17 @@ pub(crate) enum Opened {
 }
 
 impl<'a> WorkerDoor<'a> {
-    pub(crate) fn new(shared: &'a Arc<Shared>, snapshot: &Arc<Snapshot>, now: Millis) -> Self {
+    pub(crate) fn new(
+        shared: &'a Arc<Shared>,
+        snapshot: &Arc<Snapshot>,
+        ended: &Arc<Ended>,
+        now: Millis,
+    ) -> Self {
         let leased = shared.leased();
         Self {
             shared,
             snapshot: snapshot.clone(),
+            ended: ended.clone(),
             now,
             leased,
             given_back: shared.places.given_back(),
@@ -74,6 +88,9 @@ impl<'a> WorkerDoor<'a> {
     ) -> Result<&Arc<WebhookEntry>, (Outcome, &'static str)> {
         let entry = self.snapshot.webhook(webhook).ok_or(DELETED)?;
         let send = payload.send();
+        if !self.ended.is_empty() && self.ended.contains(&(send.delivery_id.clone(), send.run)) {
+            return Err(BY_HAND);
+        }
         if send.webhook_epoch < entry.epoch || entry.settings.state == State::Inactive {
             return Err(DELETED);
         }
@@ -83,6 +100,11 @@ impl<'a> WorkerDoor<'a> {
             return Err(TOO_OLD);
         }
         Ok(entry)
+    }
+
+    /// Whether it would be ended if it went now.
+    pub(crate) fn ends(&self, queued: &Queued<Payload>) -> bool {
+        self.wanted(queued.lane.webhook, &queued.payload).is_err()
     }
 
     /// What to do with a send that [`hookline_model::core::lane::Lanes::next`] has handed out just now.
@@ -105,6 +127,14 @@ impl<'a> WorkerDoor<'a> {
     }
 }
 
+fn together(batch: Batching) -> Batch {
+    Batch {
+        sends: batch.max_events as usize,
+        bytes: usize::try_from(batch.max_bytes).unwrap_or(usize::MAX),
+        wait: batch.max_wait,
+    }
+}
+
 impl Door<Payload> for WorkerDoor<'_> {
     fn terms(&mut self, webhook: WebhookUid, payload: &Payload) -> Terms {
         match self.wanted(webhook, payload) {
@@ -112,6 +142,7 @@ impl Door<Payload> for WorkerDoor<'_> {
             Ok(entry) if entry.settings.state == State::Paused => Terms::Wait,
             Ok(entry) => Terms::Send {
                 rate: entry.rate_limit().map(Rate::per_second),
+                batch: entry.settings.batch.map(together),
             },
         }
     }

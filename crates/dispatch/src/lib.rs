@@ -2,8 +2,8 @@
 //! `attempts` that decides, with what follows from it: retries into the tiers, `dead`, deactivations.
 //!
 //! Reading order: [`stage`](Dispatch) joins the group and keeps the lease; `takeover` makes a worker the owner of a partition; `worker` is the owner at
-//! work, over the pure state machines of `hookline_model::core`; `door` says who may send now; `attempt` is one exchange, judged; `scan` catches up lanes
-//! that are behind; `progress` stores checkpoints. [`transport`], [`client`] and [`guard`] are the only way out; [`tiers`] are the delay topics.
+//! work, over the pure state machines of `hookline_model::core`; `door` says who may send now; `attempt` is one exchange, judged; `commands`
+//! is what people want of single deliveries; `scan` catches up lanes that are behind; `progress` stores checkpoints. [`transport`], [`client`] and [`guard`] are the only way out; [`tiers`] are the delay topics.
 //!
 //! Invariants:
 //! - nothing is started without the lease, and nothing that was recorded is acted upon before it has certainly counted;
@@ -14,6 +14,7 @@
 
 mod attempt;
 pub mod client;
+pub mod commands;
 mod config;
 mod credentials;
 mod door;

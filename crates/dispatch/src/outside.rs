@@ -138,6 +138,7 @@ fn draft<'a>(
         keys: asked.keys,
         connector: asked.connector,
         token,
+        order: None,
         test: true,
     }
 }

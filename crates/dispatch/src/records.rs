@@ -7,6 +7,7 @@ use hookline_journal::{Record, StoredRecord};
 use hookline_model::core::claims::LogEntry;
 use hookline_model::core::lane::{LaneKey, LaneKind};
 use hookline_model::core::marks::{Stream, StreamPosition};
+use hookline_model::core::partition::Read;
 use hookline_model::ids::{Position, WebhookUid};
 use hookline_model::time::Millis;
 use hookline_model::wire::{self, header};
@@ -60,6 +61,21 @@ pub(crate) struct Placed {
     pub(crate) at: StreamPosition,
     pub(crate) payload: Payload,
     pub(crate) bytes: usize,
+    pub(crate) weight: usize,
+}
+
+impl Placed {
+    /// As progress takes it.
+    pub(crate) fn read(self) -> Read<Payload> {
+        Read {
+            position: self.position,
+            next: self.next,
+            lane: self.lane,
+            payload: self.payload,
+            bytes: self.bytes,
+            weight: self.weight,
+        }
+    }
 }
 
 /// What is wrong with a record that cannot be used.
@@ -90,11 +106,16 @@ pub(crate) fn sends(stored: &StoredRecord) -> Result<(Vec<Placed>, u64), Unusabl
         .event
         .take()
         .ok_or_else(|| Unusable("it has no event".into()))?;
-    let kind = match source.stream {
-        Some(wire::source::Stream::Retry(_)) => LaneKind::Due,
-        Some(wire::source::Stream::Job(_)) => LaneKind::Bulk,
-        _ => LaneKind::Fresh,
-    };
+    if matches!(
+        source.stream,
+        Some(wire::source::Stream::Job(_) | wire::source::Stream::Command(_))
+    ) {
+        // It starts a run, whose number nobody can choose: its own place. (Zero is what fan-out starts.)
+        for send in &mut deliveries.sends {
+            send.run = stored.offset + 1;
+        }
+    }
+    let weight = event.data.len() + 1;
     let registry_offset = deliveries.registry_offset;
     let record = Arc::new(Delivered {
         deliveries,
@@ -125,7 +146,10 @@ pub(crate) fn sends(stored: &StoredRecord) -> Result<(Vec<Placed>, u64), Unusabl
                 index,
             },
             next,
-            lane: LaneKey { webhook, kind },
+            lane: LaneKey {
+                webhook,
+                kind: lane_kind(&source, &record.event, send),
+            },
             stream,
             at,
             payload: Payload {
@@ -134,6 +158,7 @@ pub(crate) fn sends(stored: &StoredRecord) -> Result<(Vec<Placed>, u64), Unusabl
             },
             // Shared by its sends; what each adds is its own entry, and its share of what decoding takes beside the bytes.
             bytes: (bytes + 512) / count.max(1) as usize + 128,
+            weight,
         })
     };
     let placed: Result<Vec<_>, _> = (0..count)
@@ -141,6 +166,22 @@ pub(crate) fn sends(stored: &StoredRecord) -> Result<(Vec<Placed>, u64), Unusabl
         .map(place)
         .collect();
     Ok((placed?, registry_offset))
+}
+
+/// Which of the webhook's lanes a send stands in: by the stamp that fan-out put on it, and by where it came from.
+fn lane_kind(source: &wire::Source, event: &wire::Event, send: &wire::Send) -> LaneKind {
+    use wire::source::Stream;
+    let job = matches!(source.stream, Some(Stream::Job(_)));
+    match (send.ordered, &source.stream) {
+        (0, Some(Stream::Retry(_))) => LaneKind::Due,
+        (0, _) if job => LaneKind::Bulk,
+        (0, _) => LaneKind::Fresh,
+        (_, _) if job => LaneKind::OrderedBulk,
+        (1, _) => LaneKind::Ordered,
+        // An event without a key has its project's.
+        _ if event.key.is_empty() => LaneKind::of_key(&event.project),
+        _ => LaneKind::of_key(&event.key),
+    }
 }
 
 /// A record of `attempts`, as far as it is understood.
@@ -156,7 +197,9 @@ pub(crate) fn log_entry(stored: &StoredRecord) -> LogEntry<wire::Attempts> {
             },
             _ => LogEntry::Other,
         },
-        Some(kind) if kind == header::KIND_ATTEMPT.as_bytes() => {
+        Some(kind)
+            if kind == header::KIND_ATTEMPT.as_bytes() || kind == header::KIND_NOTE.as_bytes() =>
+        {
             match wire::Attempts::decode(value) {
                 Ok(body) if wire::readable(body.format) => LogEntry::Written {
                     epoch: body.epoch,
@@ -182,18 +225,40 @@ pub(crate) fn claim(claim: &wire::Claim) -> Record {
     }
 }
 
-/// The field of [`wire::Attempts`] that its elements stand in; a test holds it against the generated code.
+/// The fields of [`wire::Attempts`] that its elements stand in; a test holds them against the generated code.
 const ATTEMPTS: u32 = 4;
+const BATCHES: u32 = 5;
+const COMMANDS: u32 = 6;
 
-/// An attempt as an element of [`wire::Attempts`].
-pub(crate) fn attempt(attempt: &wire::Attempt) -> Vec<u8> {
-    let mut encoded = Vec::with_capacity(attempt.encoded_len() + 8);
-    prost::encoding::message::encode(ATTEMPTS, attempt, &mut encoded);
+fn element(field: u32, message: &impl prost::Message) -> Vec<u8> {
+    let mut encoded = Vec::with_capacity(message.encoded_len() + 8);
+    prost::encoding::message::encode(field, message, &mut encoded);
     encoded
 }
 
-/// A record of attempts that are encoded already: elements of a repeated field may simply stand one after another.
+/// An attempt as an element of [`wire::Attempts`].
+pub(crate) fn attempt(attempt: &wire::Attempt) -> Vec<u8> {
+    element(ATTEMPTS, attempt)
+}
+
+/// The beginning of a batch as such an element.
+pub(crate) fn batch_begun(webhook: WebhookUid, sends: &[Position]) -> Vec<u8> {
+    let begun = wire::BatchBegun {
+        webhook_uid: Bytes::copy_from_slice(webhook.as_bytes()),
+        sends: Some(wire::Positions::of(sends)),
+    };
+    element(BATCHES, &begun)
+}
+
+/// A command that is done as such an element.
+pub(crate) fn command_done(done: &wire::CommandDone) -> Vec<u8> {
+    element(COMMANDS, done)
+}
+
+/// A record of what is encoded already: elements of repeated fields may simply stand one after another. `kind` tells those who read attempts
+/// alone whether there are any.
 pub(crate) fn attempts<'a>(
+    kind_of: &'static str,
     epoch: u64,
     sequence: u64,
     encoded: impl Iterator<Item = &'a [u8]>,
@@ -203,7 +268,7 @@ pub(crate) fn attempts<'a>(
         format: wire::FORMAT,
         epoch,
         sequence,
-        attempts: Vec::new(),
+        ..wire::Attempts::default()
     };
     let mut value = Vec::with_capacity(head.encoded_len() + bytes);
     head.encode_raw(&mut value);
@@ -211,7 +276,7 @@ pub(crate) fn attempts<'a>(
     Record {
         key: None,
         value: Some(value.into()),
-        headers: vec![kind(header::KIND_ATTEMPT)],
+        headers: vec![kind(kind_of)],
     }
 }
 
@@ -267,14 +332,39 @@ mod tests {
             webhook: format!("w{n}"),
             ..wire::Attempt::default()
         };
-        let encoded: Vec<Vec<u8>> = (1..4).map(|n| attempt(&said(n))).collect();
+        let mut encoded: Vec<Vec<u8>> = (1..4).map(|n| attempt(&said(n))).collect();
+        let webhook = WebhookUid(uuid::Uuid::from_u128(3));
+        let sends = [
+            Position::at(4),
+            Position {
+                offset: 9,
+                index: 2,
+            },
+        ];
+        encoded.insert(1, batch_begun(webhook, &sends));
+        let done = wire::CommandDone {
+            offset: 5,
+            ..wire::CommandDone::default()
+        };
+        encoded.insert(0, command_done(&done));
         let bytes = encoded.iter().map(Vec::len).sum();
-        let record = attempts(7, 9, encoded.iter().map(Vec::as_slice), bytes);
+        let record = attempts(
+            header::KIND_ATTEMPT,
+            7,
+            9,
+            encoded.iter().map(Vec::as_slice),
+            bytes,
+        );
         let expected = wire::Attempts {
             format: wire::FORMAT,
             epoch: 7,
             sequence: 9,
             attempts: (1..4).map(said).collect(),
+            batches: vec![wire::BatchBegun {
+                webhook_uid: Bytes::copy_from_slice(webhook.as_bytes()),
+                sends: Some(wire::Positions::of(&sends)),
+            }],
+            commands: vec![done],
         };
         assert_eq!(
             wire::Attempts::decode(record.value.expect("a value")),

@@ -1,7 +1,9 @@
 //! The request of an attempt, of a test, of a verification: body, headers, signature. Built once, signed and sent byte for byte.
 
 use bytes::Bytes;
-use hookline_model::body::{self, Body};
+use hookline_model::body::{self, Body, BodyForm};
+use hookline_model::core::lane::{LaneKey, LaneKind};
+use hookline_model::ids::Position;
 use hookline_model::outcome::ErrorClass;
 use hookline_model::resource::{Secret, Webhook};
 use hookline_model::signature::{self, SigningKey};
@@ -20,8 +22,34 @@ pub(crate) type Unbuilt = (ErrorClass, String);
 /// Marks a request as a test.
 const TEST: &str = "hookline-test";
 
+/// Where a send of an ordered webhook stands, for receivers that check.
+#[derive(Debug, Clone)]
+pub(crate) struct Order {
+    /// `hookline-lane`: sequences compare within it.
+    lane: String,
+    /// `hookline-sequence`.
+    sequence: u64,
+}
+
+impl Order {
+    /// `None`: what stands in this lane is in no order.
+    pub(crate) fn of(lane: LaneKey, position: Position) -> Option<Self> {
+        let webhook = lane.webhook;
+        let lane = match lane.kind {
+            LaneKind::Ordered => webhook.to_string(),
+            LaneKind::OrderedBulk => format!("{webhook}/bulk"),
+            LaneKind::Key(key) => format!("{webhook}/{key}"),
+            LaneKind::Fresh | LaneKind::Due | LaneKind::Bulk => return None,
+        };
+        Some(Self {
+            lane,
+            sequence: position.sequence(),
+        })
+    }
+}
+
 /// What a request is made of.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(crate) struct Draft<'a> {
     pub(crate) settings: &'a Webhook,
     /// The `webhook-id`.
@@ -35,6 +63,8 @@ pub(crate) struct Draft<'a> {
     pub(crate) connector: Option<&'a ConnectorEntry>,
     /// The token that was had for it, where it needs one.
     pub(crate) token: Option<&'a Secret>,
+    /// Its place in the order, where there is one.
+    pub(crate) order: Option<Order>,
     /// It is not for real, and says so.
     pub(crate) test: bool,
 }
@@ -47,12 +77,33 @@ impl Draft<'_> {
         event: &wire::Event,
         accepted_at: Millis,
     ) -> Result<(OutgoingRequest, wire::Request), Unbuilt> {
-        let target = self.target(urls)?;
         let form = self.settings.body;
         let body = match self.test {
             true => body::build_test(form, event, accepted_at),
             false => body::build(form, event, accepted_at),
         };
+        self.with_method(urls, body)
+    }
+
+    /// The same with the events of a batch. Should the webhook's bodies no longer be lists, what began as a batch is one all the same.
+    pub(crate) fn with_events<'e>(
+        &self,
+        urls: &UrlPolicy,
+        events: impl Iterator<Item = (&'e wire::Event, Millis)>,
+    ) -> Result<(OutgoingRequest, wire::Request), Unbuilt> {
+        let form = match self.settings.body {
+            BodyForm::Ndjson => BodyForm::Ndjson,
+            _ => BodyForm::Array,
+        };
+        self.with_method(urls, body::build_batch(form, events))
+    }
+
+    fn with_method(
+        &self,
+        urls: &UrlPolicy,
+        body: Body,
+    ) -> Result<(OutgoingRequest, wire::Request), Unbuilt> {
+        let target = self.target(urls)?;
         let method = Method::from_bytes(self.settings.method.as_str().as_bytes())
             .map_err(|e| invalid(e.to_string()))?;
         self.with_body(target, method, body)
@@ -105,6 +156,10 @@ impl Draft<'_> {
         ours("webhook-timestamp", HeaderValue::from(timestamp), true);
         ours("webhook-signature", text(&signed)?, false);
         ours("hookline-attempt", HeaderValue::from(self.attempt), true);
+        if let Some(order) = &self.order {
+            ours("hookline-lane", text(&order.lane)?, true);
+            ours("hookline-sequence", HeaderValue::from(order.sequence), true);
+        }
         if self.test {
             ours(TEST, HeaderValue::from_static("true"), true);
         }

@@ -52,6 +52,7 @@ pub(crate) struct Names {
     pub(crate) deliveries: String,
     pub(crate) attempts: String,
     pub(crate) progress: String,
+    pub(crate) commands: String,
     pub(crate) dead: String,
     pub(crate) rejected: String,
     /// Tiers by their delay in milliseconds.
@@ -73,6 +74,7 @@ impl Names {
             deliveries: Topic::Deliveries.name(prefix),
             attempts: Topic::Attempts.name(prefix),
             progress: Topic::Progress.name(prefix),
+            commands: Topic::Commands.name(prefix),
             dead: Topic::Dead.name(prefix),
             rejected: Topic::Rejected.name(prefix),
             tiers,

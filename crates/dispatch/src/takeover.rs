@@ -9,12 +9,13 @@ use hookline_journal::{
 use hookline_model::core::checkpoint::{Checkpoint, CheckpointReader};
 use hookline_model::core::claims::{ClaimReader, Counted, OwnLog};
 use hookline_model::core::lane::QueueLimits;
-use hookline_model::core::partition::{Partition, Read, Replayed, Ticket};
+use hookline_model::core::partition::{Partition, Replayed, Ticket};
 use hookline_model::ids::{Position, WebhookUid};
 use hookline_model::wire;
 use prost::Message as _;
 
 use crate::attempt;
+use crate::commands;
 use crate::records::{self, Payload, Placed};
 use crate::shared::Shared;
 
@@ -58,7 +59,7 @@ impl From<ReadError> for TakeoverError {
 /// A partition that is ours.
 pub(crate) struct Owned {
     pub(crate) partition: Partition<Payload>,
-    pub(crate) log: OwnLog<Vec<crate::attempt::Judged>>,
+    pub(crate) log: OwnLog<Vec<crate::worker::Written>>,
     /// What follows from attempts of earlier owners and may not have been written, in order.
     pub(crate) unfollowed: Vec<Unfollowed>,
     /// End of `progress` before our first checkpoint.
@@ -70,7 +71,8 @@ pub(crate) struct Unfollowed {
     pub(crate) ticket: Position,
     pub(crate) position: Position,
     pub(crate) attempt: wire::Attempt,
-    pub(crate) payload: Payload,
+    /// The deliveries it was about, in order.
+    pub(crate) payloads: Vec<Payload>,
 }
 
 /// Takes the partition over.
@@ -250,35 +252,44 @@ impl Replay {
             }
             Counted::Nothing => {}
             Counted::Written(attempts) => {
+                let epoch = attempts.epoch;
                 for (index, attempt) in (0..).zip(attempts.attempts) {
-                    self.attempt(
-                        attempts.epoch,
-                        Position {
-                            offset: stored.offset,
-                            index,
-                        },
-                        attempt,
-                    );
+                    let ticket = Position {
+                        offset: stored.offset,
+                        index,
+                    };
+                    self.attempt(epoch, ticket, attempt);
+                }
+                for batch in attempts.batches {
+                    let sends = batch.sends.as_ref().map(wire::Positions::read);
+                    let webhook = WebhookUid::from_slice(&batch.webhook_uid);
+                    if let Some((sends, webhook)) = sends.zip(webhook) {
+                        self.partition.replay_begun(&sends, webhook);
+                    }
+                }
+                for done in attempts.commands {
+                    commands::replay(&mut self.partition, &done);
                 }
             }
         }
     }
 
     fn attempt(&mut self, epoch: u64, ticket: Position, attempt: wire::Attempt) {
-        let Some((position, webhook)) = attempt
-            .send
+        let sends = attempt.sends();
+        let Some((position, webhook)) = sends
+            .first()
+            .copied()
             .zip(WebhookUid::from_slice(&attempt.webhook_uid))
         else {
             return;
         };
-        let position = Position::from(position);
         let (after, made) = (attempt::after(&attempt), attempt::made(&attempt));
         if self.partition.replay(
             Ticket {
                 offset: ticket.offset,
                 epoch,
             },
-            position,
+            &sends,
             webhook,
             after,
             made,
@@ -294,7 +305,7 @@ async fn finish(
     shared: &Shared,
     p: u32,
     mut replay: Replay,
-    log: OwnLog<Vec<crate::attempt::Judged>>,
+    log: OwnLog<Vec<crate::worker::Written>>,
     progress_end: u64,
 ) -> Result<Owned, TakeoverError> {
     let mut wanted: BTreeMap<Position, Option<Placed>> = replay
@@ -303,43 +314,33 @@ async fn finish(
         .into_iter()
         .map(|position| (position, None))
         .collect();
+    let refollow = replay.refollow.values();
     wanted.extend(
-        replay
-            .refollow
-            .values()
-            .map(|(position, _)| (*position, None)),
+        refollow
+            .flat_map(|(_, attempt)| attempt.sends())
+            .map(|position| (position, None)),
     );
     read_back(shared, p, &mut wanted).await?;
     hookline_model::fail_point!("takeover-read-back");
+    // What was begun and what something follows from are never the same.
     for position in replay.partition.found() {
         if let Some(placed) = wanted.get_mut(&position).and_then(Option::take) {
-            let Placed {
-                position,
-                next,
-                lane,
-                payload,
-                bytes,
-                ..
-            } = placed;
-            replay.partition.restore(Read {
-                position,
-                next,
-                lane,
-                payload,
-                bytes,
-            });
+            replay.partition.restore(placed.read());
         }
     }
+    replay.partition.restored();
     let mut unfollowed = Vec::with_capacity(replay.refollow.len());
     for (ticket, (position, attempt)) in replay.refollow {
-        if let Some(placed) = wanted.get_mut(&position).and_then(Option::take) {
-            unfollowed.push(Unfollowed {
-                ticket,
-                position,
-                attempt,
-                payload: placed.payload,
-            });
-        }
+        let sends = attempt.sends();
+        let payloads = sends
+            .iter()
+            .filter_map(|position| Some(wanted.get(position)?.as_ref()?.payload.clone()));
+        unfollowed.push(Unfollowed {
+            ticket,
+            position,
+            payloads: payloads.collect(),
+            attempt,
+        });
     }
     Ok(Owned {
         partition: replay.partition,

@@ -1,6 +1,7 @@
 //! The owner of one partition at work: a struct consumed by [`Worker::run`], one turn after another. A turn takes everything that has come, acts on what
 //! has certainly counted, records what was judged, and only then starts something new.
 
+mod by_hand;
 mod follow;
 mod free;
 mod read;
@@ -21,11 +22,12 @@ use hookline_model::ids::Position;
 use hookline_model::limits;
 use hookline_model::outcome::Outcome;
 use hookline_model::time::Millis;
+use hookline_model::wire;
 use hookline_registry::Snapshot;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::attempt::{self, Judged};
+use crate::attempt::{self, Judged, Prepared, Unit};
 use crate::door::{Opened, WorkerDoor};
 use crate::mailbox::Mailbox;
 use crate::metrics::Share;
@@ -48,6 +50,9 @@ const ENOUGH_QUEUED: usize = 1_000;
 
 /// Between two reads of the live edge when memory is short.
 const CROWDED_STEP: Duration = Duration::from_millis(20);
+
+/// How often, at most, what waits in place is asked whether it is still wanted.
+const ASK_RESTING: Duration = Duration::from_secs(1);
 
 /// How long a worker that lacks a place, a lease or reading budget waits before it looks again, at most.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
@@ -111,11 +116,19 @@ pub(crate) struct Worker {
     p: u32,
     appender: Arc<dyn Appender>,
     partition: Partition<Payload>,
-    log: OwnLog<Vec<Judged>>,
+    log: OwnLog<Vec<Written>>,
     mailbox: Arc<Mailbox<Mail>>,
     taken: Vec<Mail>,
-    judged: Vec<Judged>,
+    /// To be written down next.
+    to_write: Vec<ToWrite>,
     places: HashMap<Position, Place>,
+    /// Batches whose beginning is being written down.
+    beginning: HashMap<Position, Prepared>,
+    by_hand: by_hand::ByHand,
+    draining: bool,
+    /// Something has changed since what waits in place was asked whether it is still wanted, at that time.
+    ask_resting: bool,
+    resting_asked: Millis,
     tasks: JoinSet<()>,
     live: Box<dyn Reader>,
     /// When a send from the live edge was last queued.
@@ -140,6 +153,7 @@ enum Woke {
     Mail,
     Live(Result<Batch, ReadError>),
     Scanned(Result<usize, JournalError>),
+    Commands(Result<Batch, JournalError>),
     Registry,
     Time,
     Ordered,
@@ -174,6 +188,7 @@ impl Worker {
             .journal
             .reader(&shared.names.deliveries, p, watermark, LIVE_BUDGET)
             .await?;
+        let by_hand = by_hand::ByHand::open(&shared, p, &owned.partition).await?;
         let changes = shared.registry.changes();
         let snapshot = shared.registry.snapshot();
         let now = shared.clock.now();
@@ -184,8 +199,13 @@ impl Worker {
             log: owned.log,
             mailbox: Arc::new(Mailbox::new()),
             taken: Vec::new(),
-            judged: Vec::new(),
+            to_write: Vec::new(),
             places: HashMap::new(),
+            beginning: HashMap::new(),
+            by_hand,
+            draining: false,
+            ask_resting: true,
+            resting_asked: Millis(0),
             tasks: JoinSet::new(),
             live,
             live_queued_at: tokio::time::Instant::now(),
@@ -207,9 +227,9 @@ impl Worker {
                 ticket,
                 position,
                 attempt,
-                payload,
+                payloads,
             } = unfollowed;
-            worker.follow(ticket, position, attempt, &payload).await?;
+            worker.follow(ticket, position, attempt, &payloads).await?;
         }
         let took = begun.elapsed().as_secs_f64();
         worker.shared.metrics.takeover_duration.observe(took);
@@ -220,6 +240,7 @@ impl Worker {
         let mut seen = self.snapshot.offset;
         loop {
             let draining = *orders.borrow_and_update() == Order::Drain;
+            self.draining = draining;
             self.take_mail()?;
             self.confirm().await?;
             self.free().await?;
@@ -227,6 +248,7 @@ impl Worker {
             if self.snapshot.offset != seen {
                 seen = self.snapshot.offset;
                 self.partition.lanes().resume();
+                self.ask_resting = true;
             }
             (self.look_again, self.suspects_wait) = (false, false);
             if draining {
@@ -239,12 +261,13 @@ impl Worker {
                     self.read_live(batch).await?;
                 }
                 self.scan();
+                self.ask_resting();
                 self.start();
                 self.record().await?;
             }
             self.figures();
             let drained = draining
-                && self.judged.is_empty()
+                && self.to_write.is_empty()
                 && self.log.pending() == 0
                 && self.partition.unsettled() == 0;
             self.store_progress(drained).await?;
@@ -258,6 +281,7 @@ impl Worker {
                     self.scan_budget.spend(bytes);
                     self.shared.metrics.scanned_bytes.inc_by(bytes as u64);
                 }
+                Woke::Commands(batch) => self.commands(batch?)?,
                 Woke::Registry => self.snapshot = self.changes.borrow_and_update().clone(),
                 Woke::Mail | Woke::Time | Woke::Ordered => {}
             }
@@ -295,6 +319,7 @@ impl Worker {
             changed = orders.changed() => { if changed.is_err() { std::future::pending::<()>().await; } Woke::Ordered }
             Ok(()) = self.changes.changed() => Woke::Registry,
             bytes = self.scanner.fill(), if scanning && scan_wait.is_none() => Woke::Scanned(bytes),
+            batch = self.by_hand.next(), if !draining => Woke::Commands(batch),
             batch = self.live.next(LIVE_BATCH), if read_live => Woke::Live(batch),
             () = self.mailbox.came() => Woke::Mail,
             () = self.shared.places.freed(), if self.look_again => Woke::Time,
@@ -319,7 +344,7 @@ impl Worker {
         self.mailbox.take(&mut taken);
         for mail in taken.drain(..) {
             match mail {
-                Mail::Judged(judged) => self.judged.push(judged),
+                Mail::Judged(judged) => self.to_write.push(ToWrite::judged(judged)),
                 Mail::Stored { sequence, result } => self.log.acked(sequence, result?.offset),
                 Mail::Followed { position, result } => {
                     result?;
@@ -354,26 +379,16 @@ impl Worker {
                         offset,
                         epoch: self.log.epoch(),
                     };
-                    for (index, judged) in (0..).zip(records) {
-                        let Judged {
-                            position,
-                            after,
-                            made,
-                            health,
-                            follow,
-                            ..
-                        } = judged;
-                        self.places.remove(&position);
-                        self.partition
-                            .confirmed(ticket, position, after, health, made);
-                        if let Some(follow) = follow {
-                            self.follow(
-                                Position { offset, index },
-                                position,
-                                follow.attempt,
-                                &follow.payload,
-                            )
-                            .await?;
+                    let mut index = 0;
+                    for written in records {
+                        match written {
+                            Written::Judged(judged) => {
+                                let at = Position { offset, index };
+                                index += 1;
+                                self.judged(ticket, at, *judged).await?;
+                            }
+                            Written::Begins(position) => self.begins(position),
+                            Written::Done(done) => self.command_done(&done),
                         }
                     }
                 }
@@ -382,6 +397,41 @@ impl Worker {
             }
         }
         self.not_fenced()
+    }
+
+    /// An attempt that has certainly counted.
+    async fn judged(
+        &mut self,
+        ticket: Ticket,
+        at: Position,
+        judged: Judged,
+    ) -> Result<(), WorkerError> {
+        let Judged {
+            position,
+            after,
+            made,
+            health,
+            follow,
+            ..
+        } = judged;
+        self.places.remove(&position);
+        self.partition
+            .confirmed(ticket, position, after, health, made);
+        if let Some(follow) = follow {
+            self.follow(at, position, follow.attempt, &follow.payloads)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// A batch is written down, and that has certainly counted: it goes out, unless nothing may be started any more.
+    fn begins(&mut self, position: Position) {
+        let goes = !self.draining && self.shared.leased();
+        self.partition.begun(position, goes);
+        match self.beginning.remove(&position) {
+            Some(prepared) if goes => self.send(prepared),
+            _ => drop(self.places.remove(&position)),
+        }
     }
 
     fn not_fenced(&self) -> Result<(), WorkerError> {
@@ -419,33 +469,37 @@ impl Worker {
 
     /// Hands what was judged to the journal: at once when there is little, bundled while records are under way.
     async fn record(&mut self) -> Result<(), WorkerError> {
-        while !self.judged.is_empty()
+        while !self.to_write.is_empty()
             && (self.log.pending() < RECORDS_UNDER_WAY
-                || self.judged.len() >= limits::ATTEMPTS_PER_RECORD_MAX)
+                || self.to_write.len() >= limits::ATTEMPTS_PER_RECORD_MAX)
         {
             let mut bytes = 0;
-            let fit = self.judged.iter().take_while(|judged| {
+            let fit = self.to_write.iter().take_while(|to_write| {
                 let first = bytes == 0;
-                bytes += judged.encoded.len();
+                bytes += to_write.encoded.len();
                 first || bytes <= limits::ATTEMPTS_RECORD_BYTES
             });
             let count = fit.take(limits::ATTEMPTS_PER_RECORD_MAX).count();
-            let encoded = self
-                .judged
-                .iter()
-                .take(count)
-                .map(|judged| judged.encoded.as_slice());
-            let record =
-                records::attempts(self.log.epoch(), self.log.next_sequence(), encoded, bytes);
+            let taken = &self.to_write[..count];
+            let attempts = |w: &ToWrite| matches!(w.what, Written::Judged(_));
+            let kind = if taken.iter().any(attempts) {
+                wire::header::KIND_ATTEMPT
+            } else {
+                wire::header::KIND_NOTE
+            };
+            let encoded = taken.iter().map(|to_write| to_write.encoded.as_slice());
+            let (epoch, sequence) = (self.log.epoch(), self.log.next_sequence());
+            let record = records::attempts(kind, epoch, sequence, encoded, bytes);
             let mut recorded = Vec::with_capacity(count);
-            for mut judged in self.judged.drain(..count) {
-                self.shared
-                    .metrics
-                    .attempts
-                    .with_label_values(&[judged.outcome.as_str()])
-                    .inc();
-                judged.encoded = Vec::new();
-                recorded.push(judged);
+            for to_write in self.to_write.drain(..count) {
+                if let Written::Judged(judged) = &to_write.what {
+                    self.shared
+                        .metrics
+                        .attempts
+                        .with_label_values(&[judged.outcome.as_str()])
+                        .inc();
+                }
+                recorded.push(to_write.what);
             }
             let sequence = self.log.appended(recorded);
             let mailbox = self.mailbox.clone();
@@ -471,64 +525,89 @@ impl Worker {
     /// Starts everything that may start.
     fn start(&mut self) {
         let now = self.shared.clock.now();
-        let mut door = WorkerDoor::new(&self.shared, &self.snapshot, now);
+        let mut door = WorkerDoor::new(&self.shared, &self.snapshot, self.by_hand.ended(), now);
         while let Some(start) = self.partition.next(now, &mut door) {
             self.progress.changed();
-            let queued = start.queued;
-            let single = self.partition.single(queued.position).unwrap_or_default();
-            let carried = queued.payload.send();
+            let single = self.partition.single(start.queued.position);
+            let (attempts, first_try, batch) = single.map_or((0, Millis(0), false), |single| {
+                (single.attempts, single.first_try, single.batch)
+            });
+            let carried = start.queued.payload.send();
             let made = Made {
-                attempts: single.attempts.max(carried.attempts),
-                first_try: if single.first_try == Millis(0) {
+                attempts: attempts.max(carried.attempts),
+                first_try: if first_try == Millis(0) {
                     Millis(carried.first_try_ms)
                 } else {
-                    single.first_try
+                    first_try
                 },
             };
-            match door.opened(&queued, start.send) {
+            let begins = start.batch;
+            let opened = door.opened(&start.queued, start.send);
+            let unit = Unit::of(start, batch);
+            match opened {
                 Opened::End {
                     webhook,
                     outcome,
                     why,
                 } => {
                     let judged = attempt::without_exchange(
-                        queued.position,
-                        queued.payload,
+                        &unit,
                         webhook.as_deref(),
                         outcome,
                         made,
                         now,
                         why,
                     );
-                    self.judged.push(judged);
+                    self.to_write.push(ToWrite::judged(judged));
                 }
                 Opened::Send { webhook, place } => {
                     hookline_model::fail_point!("dispatch-started");
-                    self.places.insert(queued.position, place);
-                    let prepared = attempt::Prepared {
-                        position: queued.position,
-                        payload: queued.payload,
+                    let position = unit.position;
+                    self.places.insert(position, place);
+                    let prepared = Prepared {
+                        unit,
                         connector: self.snapshot.connector_of(&webhook.settings).cloned(),
                         webhook,
                         made: made.attempts,
                         first_try: made.first_try,
                     };
-                    let (shared, mailbox) = (self.shared.clone(), self.mailbox.clone());
-                    #[expect(
-                        clippy::disallowed_methods,
-                        reason = "the set is this worker's own: it is reaped every turn and aborted with it"
-                    )]
-                    self.tasks.spawn(async move {
-                        let judged =
-                            crate::attempt::make(&shared.maker, &shared.metrics, prepared).await;
-                        hookline_model::fail_point!("dispatch-judged");
-                        mailbox.put(Mail::Judged(judged));
-                    });
+                    if begins {
+                        self.to_write.push(ToWrite::begins(&prepared.unit));
+                        self.beginning.insert(position, prepared);
+                    } else {
+                        let (shared, mailbox) = (self.shared.clone(), self.mailbox.clone());
+                        send(&mut self.tasks, shared, mailbox, prepared);
+                    }
                 }
             }
         }
         self.look_again |= door.lacked;
         self.suspects_wait = door.suspects_lack || self.partition.lanes().awaits_share();
+    }
+
+    fn send(&mut self, prepared: Prepared) {
+        let (shared, mailbox) = (self.shared.clone(), self.mailbox.clone());
+        send(&mut self.tasks, shared, mailbox, prepared);
+    }
+
+    /// What waits in place for long, and would be ended if it went now, does not wait any longer: what stands behind it may be wanted.
+    fn ask_resting(&mut self) {
+        let now = self.shared.clock.now();
+        let lately = now.since(self.resting_asked) < ASK_RESTING && self.resting_asked <= now;
+        if !self.ask_resting || lately {
+            return;
+        }
+        let door = WorkerDoor::new(&self.shared, &self.snapshot, self.by_hand.ended(), now);
+        let unwanted: Vec<Position> = self
+            .partition
+            .resting()
+            .filter(|queued| door.ends(queued))
+            .map(|queued| queued.position)
+            .collect();
+        for position in unwanted {
+            self.partition.release(position);
+        }
+        (self.ask_resting, self.resting_asked) = (false, now);
     }
 
     async fn store_progress(&mut self, last: bool) -> Result<(), WorkerError> {
@@ -546,6 +625,9 @@ impl Worker {
             .heads()
             .map(|queued| queued.payload.accepted_at())
             .min();
+        let resting = self.partition.resting();
+        let oldest_resting = resting.map(|queued| queued.payload.accepted_at()).min();
+        let oldest = [oldest, oldest_resting].into_iter().flatten().min();
         self.shared
             .standing
             .lock()
@@ -624,8 +706,66 @@ impl Drop for Worker {
     }
 }
 
+fn send(
+    tasks: &mut JoinSet<()>,
+    shared: Arc<Shared>,
+    mailbox: Arc<Mailbox<Mail>>,
+    prepared: Prepared,
+) {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the set is the worker's own: it is reaped every turn and aborted with it"
+    )]
+    tasks.spawn(async move {
+        let judged = attempt::make(&shared.maker, &shared.metrics, prepared).await;
+        hookline_model::fail_point!("dispatch-judged");
+        mailbox.put(Mail::Judged(judged));
+    });
+}
+
+/// What a record of the owner's says, for when it has certainly counted.
+pub(crate) enum Written {
+    /// An attempt.
+    Judged(Box<Judged>),
+    /// The batch whose first stands there begins.
+    Begins(Position),
+    /// A command is done.
+    Done(wire::CommandDone),
+}
+
+/// The same, to be written: encoded already, and what it is.
+struct ToWrite {
+    encoded: Vec<u8>,
+    what: Written,
+}
+
+impl ToWrite {
+    fn judged(mut judged: Judged) -> Self {
+        Self {
+            encoded: std::mem::take(&mut judged.encoded),
+            what: Written::Judged(Box::new(judged)),
+        }
+    }
+
+    fn begins(unit: &Unit) -> Self {
+        Self {
+            encoded: records::batch_begun(unit.lane.webhook, &unit.positions()),
+            what: Written::Begins(unit.position),
+        }
+    }
+
+    fn done(done: wire::CommandDone) -> Self {
+        Self {
+            encoded: records::command_done(&done),
+            what: Written::Done(done),
+        }
+    }
+}
+
 /// Outcomes of what is ended without an exchange, with the reason that people see.
 pub(crate) const DELETED: (Outcome, &str) =
     (Outcome::Cancelled, "the webhook was deleted or deactivated");
+/// See [`DELETED`].
+pub(crate) const BY_HAND: (Outcome, &str) = (Outcome::Cancelled, "ended by hand");
 /// See [`DELETED`].
 pub(crate) const TOO_OLD: (Outcome, &str) = (Outcome::Expired, "older than the policy's max_age");

@@ -7,6 +7,7 @@
 use bytes::{BufMut as _, Bytes, BytesMut};
 use hookline_model::ids::{DeliveryId, WebhookUid};
 use hookline_model::limits::SENDS_PER_RECORD_MAX;
+use hookline_model::resource::Ordered;
 use hookline_model::wire;
 use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
@@ -18,10 +19,11 @@ mod field {
     pub(super) const SEND_WEBHOOK_UID: u32 = 1;
     pub(super) const SEND_WEBHOOK_EPOCH: u32 = 2;
     pub(super) const SEND_DELIVERY_ID: u32 = 3;
+    pub(super) const SEND_ORDERED: u32 = 7;
 }
 
 /// Bytes of a send with the longest epoch, and its frame.
-const SEND_BYTES: usize = 52;
+const SEND_BYTES: usize = 54;
 
 /// A webhook that gets the event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +31,8 @@ pub(crate) struct Target {
     pub(crate) uid: WebhookUid,
     pub(crate) epoch: u64,
     pub(crate) partition: u32,
+    /// The stamp: within what order holds, for all time.
+    pub(crate) ordered: Ordered,
 }
 
 /// Where an event stands, and what it was decided by.
@@ -177,7 +181,12 @@ fn put_send(buffer: &mut Vec<u8>, target: Target, id: DeliveryId) {
         0 => 0,
         epoch => 1 + encoded_len_varint(epoch),
     };
-    let size = 2 * (2 + 16) + epoch;
+    let ordered = target.ordered.to_wire();
+    let stamp = match ordered {
+        0 => 0,
+        ordered => 1 + encoded_len_varint(ordered.into()),
+    };
+    let size = 2 * (2 + 16) + epoch + stamp;
     buffer.reserve(SEND_BYTES);
     encode_key(field::DELIVERIES_SENDS, WireType::LengthDelimited, buffer);
     encode_varint(size as u64, buffer);
@@ -187,6 +196,10 @@ fn put_send(buffer: &mut Vec<u8>, target: Target, id: DeliveryId) {
         encode_varint(target.epoch, buffer);
     }
     put_bytes(buffer, field::SEND_DELIVERY_ID, &id.0);
+    if stamp > 0 {
+        encode_key(field::SEND_ORDERED, WireType::Varint, buffer);
+        encode_varint(ordered.into(), buffer);
+    }
 }
 
 fn put_bytes(buffer: &mut impl bytes::BufMut, tag: u32, value: &[u8]) {
@@ -231,19 +244,25 @@ mod tests {
 
     #[test]
     fn a_record_says_what_the_generated_code_would_say() {
-        let targets: Vec<_> = [(1, 0), (2, 1), (3, u64::MAX)]
-            .map(|(n, epoch)| Target {
-                uid: uid(n),
-                epoch,
-                partition: 0,
-            })
-            .into();
+        let targets: Vec<_> = [
+            (1, 0, Ordered::No),
+            (2, 1, Ordered::Webhook),
+            (3, u64::MAX, Ordered::Key),
+        ]
+        .map(|(n, epoch, ordered)| Target {
+            uid: uid(n),
+            epoch,
+            partition: 0,
+            ordered,
+        })
+        .into();
         let planned = plan(targets.clone());
         assert_eq!(planned.len(), 1);
         let sends = targets.iter().map(|t| wire::Send {
             webhook_uid: Bytes::copy_from_slice(t.uid.as_bytes()),
             webhook_epoch: t.epoch,
             delivery_id: Bytes::copy_from_slice(&DeliveryId::derive("shop", "/s", "e1", t.uid).0),
+            ordered: t.ordered.to_wire(),
             ..wire::Send::default()
         });
         let expected = wire::Deliveries {
@@ -271,6 +290,7 @@ mod tests {
             uid: uid(n),
             epoch: 1,
             partition: u32::from(n % 2 == 1),
+            ordered: Ordered::No,
         });
         let planned = plan(targets.collect());
         let mut seen = [Vec::new(), Vec::new()];
@@ -299,6 +319,7 @@ mod tests {
             uid: uid(1),
             epoch: 1,
             partition: 5,
+            ordered: Ordered::No,
         };
         assert_eq!(planner.plan(&event, ORIGIN, std::iter::empty()).count(), 0);
         let first: Vec<_> = planner.plan(&event, ORIGIN, [one].into_iter()).collect();

@@ -430,6 +430,7 @@ impl Session<'_> {
             uid: webhook.uid,
             epoch: webhook.epoch,
             partition: webhook.partition(layout.partitions),
+            ordered: webhook.settings.ordered,
         });
         let mut result = EventResult::Unmatched;
         for planned in self.planner.plan(event, origin, targets) {

@@ -149,7 +149,7 @@ impl AttemptLine {
             .and_then(|next| match next.kind.as_ref()? {
                 Kind::Retry(retry) => Some(retry.due_ms),
                 Kind::InPlace(wait) => Some(wait.due_ms),
-                Kind::Dead(_) => None,
+                Kind::Dead(_) | Kind::Hold(_) | Kind::Split(_) => None,
             });
         // An outcome without an exchange repeats the number of the last attempt: the id must not.
         let ended = attempt.request.is_none() && outcome != "failed";

@@ -39,7 +39,12 @@ pub(crate) fn decode(record: &StoredRecord, epoch: &mut u64) -> Decoded {
     match wire::Attempts::decode(value) {
         Ok(attempts) if wire::readable(attempts.format) => Decoded::Attempts {
             stray: attempts.epoch < *epoch,
-            attempts: attempts.attempts,
+            // Each delivery of a batch has a line of its own.
+            attempts: attempts
+                .attempts
+                .into_iter()
+                .flat_map(wire::Attempt::each)
+                .collect(),
         },
         Ok(attempts) => Decoded::Unreadable(format!(
             "format {} is not known to this version",

@@ -154,6 +154,42 @@ impl DeliveryId {
     pub fn from_slice(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)
     }
+
+    /// From its written form.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits = text
+            .strip_prefix("dlv_")
+            .filter(|d| d.len() == 32 && d.is_ascii())?;
+        let mut id = [0; 16];
+        for (byte, at) in id.iter_mut().zip((0..).step_by(2)) {
+            *byte = u8::from_str_radix(&digits[at..at + 2], 16).ok()?;
+        }
+        Some(Self(id))
+    }
+}
+
+/// What tells batches apart, the same on every attempt: a hash of the ids of its deliveries. Its form is that of `webhook-id`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct BatchId(pub [u8; 16]);
+
+impl BatchId {
+    /// The id of the batch of these deliveries.
+    #[must_use]
+    pub fn derive<'a>(deliveries: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        let mut hash = Sha256::new();
+        deliveries.into_iter().for_each(|id| hash.update(id));
+        let mut id = [0; 16];
+        id.copy_from_slice(&hash.finalize()[..16]);
+        Self(id)
+    }
+}
+
+impl fmt::Display for BatchId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("bat_")?;
+        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+    }
 }
 
 impl fmt::Display for DeliveryId {
@@ -183,6 +219,14 @@ impl Position {
     #[must_use]
     pub fn at(offset: u64) -> Self {
         Self { offset, index: 0 }
+    }
+
+    /// What receivers see of it (`hookline-sequence`): a number below 2^63 that rises as positions do.
+    #[must_use]
+    pub fn sequence(self) -> u64 {
+        const INDEX_BITS: u32 = 13;
+        const _: () = assert!(crate::limits::SENDS_PER_RECORD_MAX < 1 << INDEX_BITS);
+        (self.offset << INDEX_BITS | u64::from(self.index)) & (u64::MAX >> 1)
     }
 }
 
@@ -217,6 +261,8 @@ mod tests {
         assert_eq!(id, DeliveryId::derive("shop", "/a", "b", uid));
         assert_ne!(id, DeliveryId::derive("shop", "/", "ab", uid));
         assert_eq!(id.to_string().len(), 36);
+        assert_eq!(DeliveryId::parse(&id.to_string()), Some(id));
+        assert_eq!(DeliveryId::parse("dlv_00"), None);
         assert!(!id.to_string().contains('.'));
     }
 

@@ -16,33 +16,41 @@ impl Worker {
         ticket: Position,
         position: Position,
         attempt: wire::Attempt,
-        payload: &Payload,
+        payloads: &[Payload],
     ) -> Result<(), WorkerError> {
-        let Some(next) = attempt.next.clone() else {
+        let (Some(next), Some(first)) = (attempt.next.clone(), payloads.first()) else {
             return Ok(());
         };
         hookline_model::fail_point!("dispatch-following");
-        let (topic, partition, record) = match next.kind {
+        let (topic, partition, records) = match next.kind {
             Some(wire::next::Kind::Retry(retry)) => {
                 self.shared.metrics.retries.inc();
-                self.retry(ticket, retry, &attempt, payload)?
+                let (topic, partition, record) = self.retry(ticket, retry, &attempt, first)?;
+                (topic, partition, vec![record])
             }
-            Some(wire::next::Kind::Dead(_)) => (
-                self.shared.names.dead.clone(),
-                self.p,
-                dead(ticket, attempt.clone(), payload),
-            ),
-            Some(wire::next::Kind::InPlace(_)) | None => return Ok(()),
+            Some(wire::next::Kind::Dead(_)) => {
+                let each = attempt.clone().each().zip(payloads);
+                let records = each.map(|(attempt, payload)| dead(ticket, attempt, payload));
+                (self.shared.names.dead.clone(), self.p, records.collect())
+            }
+            Some(
+                wire::next::Kind::InPlace(_)
+                | wire::next::Kind::Hold(_)
+                | wire::next::Kind::Split(_),
+            )
+            | None => return Ok(()),
         };
-        let mailbox = self.mailbox.clone();
-        let done = Box::new(move |result: Result<Appended, AppendError>| {
-            hookline_model::fail_point!("dispatch-followed");
-            mailbox.put(Mail::Followed {
-                position,
-                result: result.map(|_| ()),
+        for record in records {
+            let mailbox = self.mailbox.clone();
+            let done = Box::new(move |result: Result<Appended, AppendError>| {
+                hookline_model::fail_point!("dispatch-followed");
+                mailbox.put(Mail::Followed {
+                    position,
+                    result: result.map(|_| ()),
+                });
             });
-        });
-        append_when_room(&*self.appender, &topic, partition, record, done).await?;
+            append_when_room(&*self.appender, &topic, partition, record, done).await?;
+        }
         hookline_model::fail_point!("dispatch-follow-handed");
         if next.deactivate {
             self.deactivate(position, &attempt);

@@ -2,7 +2,7 @@
 
 use hookline_journal::{Batch, JournalError, ReadError, append_and_wait};
 use hookline_model::core::claims::Gap;
-use hookline_model::core::partition::{Admitted, Read};
+use hookline_model::core::partition::Admitted;
 
 use super::{Worker, WorkerError};
 use crate::records::{self, Placed};
@@ -39,27 +39,12 @@ impl Worker {
     }
 
     fn scanned(&mut self, placed: Placed) -> bool {
-        let Placed {
-            position,
-            next,
-            lane,
-            payload,
-            bytes,
-            ..
-        } = placed;
         // Most of what a scan passes is not for it.
-        if !self.partition.scan_takes(lane, position) {
+        if !self.partition.scan_takes(placed.lane, placed.position) {
             return true;
         }
         let room = self.room();
-        let read = Read {
-            position,
-            next,
-            lane,
-            payload,
-            bytes,
-        };
-        self.partition.scanned(read, room)
+        self.partition.scanned(placed.read(), room)
     }
 
     pub(super) async fn read_live(
@@ -82,24 +67,10 @@ impl Worker {
                     if registry_offset > self.snapshot.offset {
                         self.snapshot = self.shared.registry.applied(registry_offset).await?;
                     }
-                    for Placed {
-                        position,
-                        next,
-                        lane,
-                        stream,
-                        at,
-                        payload,
-                        bytes,
-                    } in placed
-                    {
+                    for placed in placed {
                         let room = self.room();
-                        let read = Read {
-                            position,
-                            next,
-                            lane,
-                            payload,
-                            bytes,
-                        };
+                        let (stream, at) = (placed.stream.clone(), placed.at);
+                        let read = placed.read();
                         match self.partition.live(read, stream, at, now, room) {
                             Admitted::Repeat => self.shared.metrics.repeats.inc(),
                             Admitted::Queued => self.live_queued_at = read_at,

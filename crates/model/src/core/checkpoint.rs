@@ -11,13 +11,13 @@ use prost::Message as _;
 use super::lane::{LaneKey, LaneKind};
 use super::marks::SourceMarks;
 use super::mutation::mutated;
-use crate::ids::{Position, WebhookUid};
+use crate::ids::{DeliveryId, Position, WebhookUid};
 use crate::limits::{CHECKPOINT_CHUNK_BYTES, CHECKPOINT_DELTAS_BYTES};
 use crate::time::Millis;
 use crate::wire::{self, checkpoint_entry::Entry};
 
 /// A send that was begun and is not settled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[cfg_attr(test, derive(Hash))]
 pub struct Single {
     /// Attempts made in the run so far, if any were made at this position (else zero: what the send carries counts).
@@ -26,6 +26,14 @@ pub struct Single {
     pub due: Millis,
     /// When the first attempt of the run began; zero when none has.
     pub first_try: Millis,
+    /// It is a batch of one and [`Self::others`].
+    pub batch: bool,
+    /// The rest of the batch or, of one that was split, what goes on after it.
+    pub others: Vec<Position>,
+    /// What the others that go on after it have behind them: attempts, and when the first began.
+    pub others_made: (u32, Millis),
+    /// It waits until somebody skips or releases it.
+    pub held: bool,
 }
 
 /// How far a partition is.
@@ -50,6 +58,10 @@ pub struct Checkpoint {
     pub marks: SourceMarks,
     /// Positions below the watermark that a lane passes over: from, to (exclusive).
     pub skips: BTreeMap<Position, Position>,
+    /// Runs of deliveries that were ended while they waited elsewhere, and when that may be forgotten.
+    pub ended: BTreeMap<(DeliveryId, u64), Millis>,
+    /// Records of `commands` below this are done.
+    pub commands: u64,
 }
 
 type Entries = BTreeMap<Vec<u8>, Bytes>;
@@ -62,12 +74,17 @@ impl Checkpoint {
                 attempts: s.attempts,
                 due_ms: s.due.0,
                 first_try_ms: s.first_try.0,
+                batch: s.batch,
+                others: (!s.others.is_empty()).then(|| wire::Positions::of(&s.others)),
+                held: s.held,
+                others_attempts: s.others_made.0,
+                others_first_try_ms: s.others_made.1.0,
             })
         });
         let lanes = self.lanes.iter().map(|(key, cursor)| {
             Entry::Lane(wire::LaneCursor {
                 webhook_uid: Bytes::copy_from_slice(key.webhook.as_bytes()),
-                kind: key.kind as u32,
+                kind: key.kind.number(),
                 cursor: Some((*cursor).into()),
             })
         });
@@ -78,10 +95,22 @@ impl Checkpoint {
             })
         });
         let marks = self.marks.to_wire().map(Entry::Mark);
+        let ended = self.ended.iter().map(|((id, run), forgotten)| {
+            Entry::Ended(wire::EndedDelivery {
+                delivery_id: Bytes::copy_from_slice(&id.0),
+                run: *run,
+                forgotten_at_ms: forgotten.0,
+            })
+        });
+        let commands = (self.commands > 0).then_some(Entry::Commands(wire::CommandsDone {
+            before: self.commands,
+        }));
         singles
             .chain(lanes)
             .chain(skips)
             .chain(marks)
+            .chain(ended)
+            .chain(commands)
             .map(|entry| (key_of(&entry), encode(entry)))
             .collect()
     }
@@ -109,6 +138,14 @@ impl Checkpoint {
                     attempts: s.attempts,
                     due: Millis(s.due_ms),
                     first_try: Millis(s.first_try_ms),
+                    batch: s.batch,
+                    others: s
+                        .others
+                        .as_ref()
+                        .map(wire::Positions::read)
+                        .unwrap_or_default(),
+                    held: s.held,
+                    others_made: (s.others_attempts, Millis(s.others_first_try_ms)),
                 };
                 self.singles.insert(s.position?.into(), single);
             }
@@ -123,6 +160,11 @@ impl Checkpoint {
             Entry::Repeats(r) => {
                 self.skips.insert(r.from?.into(), r.to?.into());
             }
+            Entry::Ended(e) => {
+                let id = DeliveryId::from_slice(&e.delivery_id)?;
+                self.ended.insert((id, e.run), Millis(e.forgotten_at_ms));
+            }
+            Entry::Commands(c) => self.commands = c.before,
         }
         Some(())
     }
@@ -168,6 +210,8 @@ fn key_of(entry: &Entry) -> Vec<u8> {
             [&[3], &stream.encode_to_vec()[..]].concat()
         }
         Entry::Repeats(r) => at(4, r.from),
+        Entry::Ended(e) => [&[5], &e.delivery_id[..], &e.run.to_be_bytes()].concat(),
+        Entry::Commands(_) => vec![7],
     }
 }
 
@@ -395,6 +439,12 @@ mod tests {
             attempts,
             due: Millis(due),
             first_try: Millis(first),
+            batch: due % 2 == 1,
+            others: (0..due as u64 % 4)
+                .map(|n| Position::at(n * n + 7))
+                .collect(),
+            held: first % 2 == 1,
+            others_made: (attempts, Millis(due)),
         });
         let lane = (0_u128..5, 0_u32..3).prop_map(|(uid, kind)| LaneKey {
             webhook: WebhookUid(uuid::Uuid::from_u128(uid)),
@@ -479,6 +529,7 @@ mod tests {
                     attempts: 1,
                     due: Millis(1_700_000_000_000),
                     first_try: Millis(1_700_000_000_000),
+                    ..Single::default()
                 },
             );
         }

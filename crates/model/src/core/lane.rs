@@ -1,16 +1,22 @@
 //! Lanes: what a webhook may send now, what waits in memory, and what stays in the log.
 //!
 //! A lane is a cursor with a window. Of an unordered webhook there are up to three in a partition: *fresh*, *due* (what tiers brought back;
-//! the two alternate) and *bulk* (only what the others leave). A lane that cannot send now queues a bounded number of sends and then *falls
+//! the two alternate) and *bulk* (only what the others leave). An ordered one has one lane, or one for each hash of the event key, with a window
+//! of one: what was taken from it *holds* it until it is settled. A lane that cannot send now queues a bounded number of sends and then *falls
 //! behind*: its cursor stays, its later sends are simply not yet read. All positions of a lane below its cursor are settled or listed.
+//!
+//! What goes out together is a *unit*: a send, or a batch of them, which lanes put together from what waits in one of them.
 
 mod hook;
+mod kind;
 mod round;
 mod scan;
 
 use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
 
-use hook::{Bucket, Hook, Turn};
+use hook::{Bucket, Hook, Ready, Turn};
+pub use kind::LaneKind;
 use round::{Round, Rounds};
 
 use super::mutation::mutated;
@@ -20,27 +26,6 @@ use crate::limits::{
     WORKER_QUEUE_BYTES,
 };
 use crate::time::Millis;
-
-/// Which of a webhook's lanes. The numbers are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum LaneKind {
-    /// What fan-out wrote.
-    Fresh = 0,
-    /// What tiers brought back.
-    Due = 1,
-    /// What jobs wrote.
-    Bulk = 2,
-}
-
-impl LaneKind {
-    /// From the stored number.
-    #[must_use]
-    pub fn from_number(n: u32) -> Option<Self> {
-        [Self::Fresh, Self::Due, Self::Bulk]
-            .into_iter()
-            .find(|k| *k as u32 == n)
-    }
-}
 
 /// A lane of a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -52,8 +37,8 @@ pub struct LaneKey {
 }
 
 /// Something that waits in memory.
-#[derive(Debug)]
-#[cfg_attr(test, derive(Clone, Hash))]
+#[derive(Debug, Clone)]
+#[cfg_attr(test, derive(Hash))]
 pub struct Queued<T> {
     /// Where it stands in the log.
     pub position: Position,
@@ -61,22 +46,37 @@ pub struct Queued<T> {
     pub lane: LaneKey,
     /// What to send.
     pub payload: T,
-    /// What it weighs.
+    /// What it takes of memory.
     pub bytes: usize,
+    /// What it adds to the body of a batch, in bytes.
+    pub weight: usize,
 }
 
 /// What the world outside says of a send that could start now.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Terms {
-    /// It may start, at most `rate` a second.
+    /// It may start.
     Send {
-        /// Sends a second, if limited.
+        /// Units a second, if limited.
         rate: Option<f64>,
+        /// How many go out together, if more than one may.
+        batch: Option<Batch>,
     },
     /// It ends without an exchange; that takes no place in the window.
     End,
     /// It waits until [`Lanes::resume`].
     Wait,
+}
+
+/// What goes out together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Batch {
+    /// Sends at most.
+    pub sends: usize,
+    /// Of [`Queued::weight`] at most; one send may be more.
+    pub bytes: usize,
+    /// How long the first of them waits for more.
+    pub wait: Duration,
 }
 
 /// What is answered to a webhook that asks for a place.
@@ -148,11 +148,15 @@ pub enum Health {
     None,
 }
 
-/// A send that starts now.
+/// A unit that starts now.
 #[derive(Debug)]
 pub struct Start<T> {
-    /// The send.
+    /// The send, or the first of the batch.
     pub queued: Queued<T>,
+    /// What goes with it.
+    pub others: Vec<Queued<T>>,
+    /// Whether it is a batch: of one, too.
+    pub batch: bool,
     /// Whether it goes out; else it is to be ended without an exchange.
     pub send: bool,
 }
@@ -185,6 +189,8 @@ pub struct Lanes<T> {
     look: bool,
     /// The time last heard of.
     now: Millis,
+    /// It was less than the time before.
+    set_back: bool,
 }
 
 impl<T> Default for Lanes<T> {
@@ -209,6 +215,7 @@ impl<T> Lanes<T> {
             scan: None,
             look: false,
             now: Millis(0),
+            set_back: false,
         }
     }
 }
@@ -218,7 +225,7 @@ impl<T> Lanes<T> {
     pub fn offer(&mut self, queued: Queued<T>, room: usize) -> Offered {
         let (key, position, bytes) = (queued.lane, queued.position, queued.bytes);
         let hook = self.hooks.entry(key.webhook).or_insert_with(Hook::new);
-        let quota = hook.quota(room, self.limits);
+        let quota = hook.quota(key.kind, room, self.limits);
         let lane = hook.lanes.entry(key.kind).or_default();
         if lane.behind.is_some() {
             return Offered::Left;
@@ -229,12 +236,61 @@ impl<T> Lanes<T> {
             self.look = true;
             return Offered::Left;
         }
-        lane.queue.push_back(queued);
-        lane.bytes += bytes;
+        lane.push(queued, self.now);
         self.queued_bytes += bytes;
         self.queued += 1;
         self.wake(key.webhook);
         Offered::Queued
+    }
+
+    /// What time it is, where nothing is to start.
+    pub fn heard(&mut self, now: Millis) {
+        self.set_back |= now < self.now;
+        self.now = now;
+    }
+
+    /// A unit that was begun before holds its lane (a takeover has found it).
+    pub fn hold(&mut self, key: LaneKey) {
+        self.hooks
+            .entry(key.webhook)
+            .or_insert_with(Hook::new)
+            .begin(key.kind, true);
+    }
+
+    /// A unit of an ordered lane, or a batch, waits in place to go again, or no longer does.
+    pub fn waits(&mut self, key: LaneKey, waits: bool) {
+        let hook = self.hooks.entry(key.webhook).or_insert_with(Hook::new);
+        if key.kind.is_ordered() {
+            hook.lanes.entry(key.kind).or_default().blocked = waits;
+            if waits {
+                self.shed(key.webhook);
+            }
+        } else if waits {
+            hook.resting += 1;
+        } else {
+            hook.resting = hook.resting.saturating_sub(1);
+            self.wake(key.webhook);
+        }
+    }
+
+    /// What was taken from the lane is settled: the next may go, where it held the lane.
+    pub fn settled(&mut self, key: LaneKey, sent: bool) {
+        let Some(hook) = self.hooks.get_mut(&key.webhook) else {
+            return;
+        };
+        if !key.kind.is_ordered() {
+            return;
+        }
+        if let Some(lane) = hook.lanes.get_mut(&key.kind) {
+            if sent {
+                lane.held = false;
+                lane.blocked = false;
+            } else {
+                lane.ending = lane.ending.saturating_sub(1);
+            }
+        }
+        self.look |= hook.behind();
+        self.wake(key.webhook);
     }
 
     /// A send that had been begun goes again, before everything else of its webhook.
@@ -271,24 +327,37 @@ impl<T> Lanes<T> {
         let Some(hook) = self.hooks.get_mut(&webhook) else {
             return;
         };
-        if hook.turn != Turn::None || hook.peek().is_none() || hook.in_flight >= hook.window {
+        if let Turn::Filling(at) = hook.turn {
+            self.tokens.remove(&(at, webhook));
+            hook.turn = Turn::None;
+        }
+        if hook.turn != Turn::None || hook.in_flight >= hook.window {
             return;
         }
-        hook.turn = Turn::Round;
-        self.rounds.push(hook.round(), webhook);
+        match hook.ready(self.now) {
+            Ready::Again | Ready::Lane(_) => {
+                hook.turn = Turn::Round;
+                self.rounds.push(hook.round(), webhook);
+            }
+            Ready::Fills(until) => {
+                hook.turn = Turn::Filling(until);
+                self.tokens.insert((until, webhook));
+            }
+            Ready::Nothing => {}
+        }
     }
 
     /// The next send to start, if there is one. Healthy webhooks go in turn, then those that are new, then those that fail.
     pub fn next(&mut self, now: Millis, door: &mut dyn Door<T>) -> Option<Start<T>> {
+        self.heard(now);
         // Who waits for a token waits by the clock; when that was set back, all ask again.
-        let until = if now < self.now {
-            Millis(i64::MAX)
-        } else {
-            now
-        };
-        self.now = now;
-        while let Some((at, webhook)) = self.tokens.first().copied().filter(|(at, _)| *at <= until)
-        {
+        if std::mem::take(&mut self.set_back) {
+            for (_, webhook) in std::mem::take(&mut self.tokens) {
+                self.end_turn(webhook);
+                self.wake(webhook);
+            }
+        }
+        while let Some((at, webhook)) = self.tokens.first().copied().filter(|(at, _)| *at <= now) {
             self.tokens.remove(&(at, webhook));
             self.end_turn(webhook);
             self.wake(webhook);
@@ -315,8 +384,14 @@ impl<T> Lanes<T> {
                 self.rounds.push(hook.round(), webhook);
                 continue;
             }
-            let Some(terms) = hook.peek().map(|head| door.terms(webhook, &head.payload)) else {
+            let ready = hook.ready(now);
+            let Some(terms) = hook
+                .head(ready)
+                .map(|head| door.terms(webhook, &head.payload))
+            else {
+                // A batch that fills, or nothing.
                 hook.turn = Turn::None;
+                self.wake(webhook);
                 continue;
             };
             match terms {
@@ -324,8 +399,16 @@ impl<T> Lanes<T> {
                     hook.turn = Turn::Parked;
                     self.parked.insert(webhook);
                 }
-                Terms::End => return self.take(webhook, false),
-                Terms::Send { rate } => {
+                Terms::End => return self.take(webhook, ready, false, door),
+                Terms::Send { batch, .. } if hook.batch != batch => {
+                    // Which of its lanes may go depends on that.
+                    hook.batch = batch;
+                    hook.turn = Turn::None;
+                    self.wake(webhook);
+                }
+                // What ends in front of it must have ended.
+                Terms::Send { .. } if hook.ending(ready) => hook.turn = Turn::None,
+                Terms::Send { rate, .. } => {
                     if let Some(until) = hook.pauses(now) {
                         hook.turn = Turn::Token(until);
                         self.tokens.insert((until, webhook));
@@ -345,7 +428,7 @@ impl<T> Lanes<T> {
                     }
                     let seat = door.take_place(webhook, hook.suspect());
                     if seat == Seat::Taken {
-                        return self.take(webhook, true);
+                        return self.take(webhook, ready, true, door);
                     }
                     if let Some(bucket) = hook.bucket.as_mut().filter(|_| rate.is_some()) {
                         bucket.tokens += 1.0;
@@ -364,18 +447,45 @@ impl<T> Lanes<T> {
         }
     }
 
-    fn take(&mut self, webhook: WebhookUid, send: bool) -> Option<Start<T>> {
+    fn take(
+        &mut self,
+        webhook: WebhookUid,
+        ready: Ready,
+        send: bool,
+        door: &mut dyn Door<T>,
+    ) -> Option<Start<T>> {
         let hook = self.hooks.get_mut(&webhook)?;
         hook.turn = Turn::None;
-        let queued = hook.pop()?;
+        let queued = hook.pop(ready)?;
+        let batch = hook.batch.filter(|_| send && ready != Ready::Again);
+        let mut others = Vec::new();
+        if let Some(batch) = batch {
+            let mut weight = queued.weight;
+            while let Some(next) = hook.head(ready).filter(|_| others.len() + 1 < batch.sends) {
+                weight += next.weight;
+                let goes = matches!(door.terms(webhook, &next.payload), Terms::Send { .. });
+                if weight > batch.bytes || !goes {
+                    break;
+                }
+                others.extend(hook.pop(ready));
+            }
+        }
+        if let Ready::Lane(kind) = ready {
+            hook.begin(kind, send);
+        }
         self.look |= hook.behind() && !mutated!(RoomNotNoticed);
         if send {
             hook.in_flight += 1;
         }
-        self.queued_bytes -= queued.bytes;
-        self.queued -= 1;
+        self.queued_bytes -= queued.bytes + others.iter().map(|q| q.bytes).sum::<usize>();
+        self.queued -= 1 + others.len();
         self.wake(webhook);
-        Some(Start { queued, send })
+        Some(Start {
+            queued,
+            others,
+            batch: batch.is_some(),
+            send,
+        })
     }
 
     fn end_turn(&mut self, webhook: WebhookUid) {
@@ -411,18 +521,23 @@ impl<T> Lanes<T> {
         self.wake(webhook);
     }
 
-    /// A webhook fails: most of what it has queued goes back to where it still stands, the log.
+    /// A webhook fails, or one of its lanes waits: most of what that has queued goes back to where it still stands, the log.
     fn shed(&mut self, webhook: WebhookUid) {
         let Some(hook) = self.hooks.get_mut(&webhook) else {
             return;
         };
+        let failing = hook.failing();
         for (kind, lane) in &mut hook.lanes {
+            if !failing && !lane.blocked {
+                continue;
+            }
             let mut first = None;
             while lane.queue.len() > self.limits.suspect_sends {
                 let Some(queued) = lane.queue.pop_back() else {
                     break;
                 };
                 lane.bytes -= queued.bytes;
+                lane.weight -= queued.weight;
                 self.queued_bytes -= queued.bytes;
                 self.queued -= 1;
                 first = Some(queued.position);
@@ -464,6 +579,16 @@ impl<T> Lanes<T> {
                     lane.cursor()?,
                 ))
             })
+        })
+    }
+
+    /// Whether a lane of the webhook has its cursor at this position or before it.
+    #[must_use]
+    pub fn reach(&self, webhook: WebhookUid, position: Position) -> bool {
+        self.hooks.get(&webhook).is_some_and(|hook| {
+            hook.lanes
+                .values()
+                .any(|lane| lane.cursor().is_some_and(|cursor| cursor <= position))
         })
     }
 

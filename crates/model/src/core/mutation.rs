@@ -68,6 +68,12 @@ faults! {
     RoomNotNoticed,
     /// A webhook whose window shrank while it waited for its turn starts one more.
     WindowOverrun,
+    /// An ordered lane starts the next send before the one that holds it is settled.
+    OrderNotKept,
+    /// A takeover forgets that what was begun holds its lane.
+    RestoredDoesNotHold,
+    /// The members of a batch after the first are not known to have been begun with it.
+    OthersForgotten,
     /// A delta is applied although the one before it is missing.
     DeltaOnWrongBase,
     /// The checkpoint that stands last is believed, not the one with the highest end.

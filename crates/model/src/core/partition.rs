@@ -1,8 +1,10 @@
 //! Progress of one partition of `deliveries`, as its owner sees it: the watermark (every position below is settled or listed) and the exceptions
 //! below it. It is a function of `attempts` and what that refers to; see [`super::checkpoint`] for its stored form.
 //!
-//! Life of a send: read at the live edge ([`Partition::live`]) or by a scan, it waits in its lane; [`Partition::next`] begins it; its attempt record
-//! is stored and has certainly counted ([`Partition::confirmed`]); what follows from it is acknowledged ([`Partition::followed`]); it is settled.
+//! Life of a send: read at the live edge ([`Partition::live`]) or by a scan, it waits in its lane; [`Partition::next`] begins it, alone or with others
+//! of a batch, as a *unit* that is named by the position of its first; a batch is written down before it goes out ([`Partition::begun`]); the
+//! unit's attempt record is stored and has certainly counted ([`Partition::confirmed`]); what follows from it is acknowledged
+//! ([`Partition::followed`]); it is settled.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,8 +12,7 @@ use super::checkpoint::{Checkpoint, Single};
 use super::lane::{Door, Health, LaneKey, Lanes, Offered, QueueLimits, Queued, Start};
 use super::marks::{SourceMarks, Stream, StreamPosition};
 use super::mutation::mutated;
-use crate::ids::{Position, WebhookUid};
-use crate::limits::IN_PLACE_BELOW;
+use crate::ids::{DeliveryId, Position, WebhookUid};
 use crate::time::Millis;
 
 /// What became of a send at the live edge.
@@ -38,8 +39,10 @@ pub struct Read<T> {
     pub lane: LaneKey,
     /// What to send.
     pub payload: T,
-    /// What it weighs.
+    /// What it takes of memory.
     pub bytes: usize,
+    /// What it adds to the body of a batch, in bytes.
+    pub weight: usize,
 }
 
 impl<T> Read<T> {
@@ -49,6 +52,7 @@ impl<T> Read<T> {
             lane: self.lane,
             payload: self.payload,
             bytes: self.bytes,
+            weight: self.weight,
         }
     }
 }
@@ -66,12 +70,16 @@ pub struct Ticket {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(test, derive(Hash))]
 pub enum After {
-    /// Nothing: the send is settled.
+    /// Nothing: the unit is settled.
     Settled,
-    /// The send goes again at its place, not before this.
+    /// The unit goes again at its place, not before this.
     InPlace(Millis),
-    /// So many records are being written; then the send is settled.
+    /// So many records are being written; then the unit is settled.
     Follow(u32),
+    /// The unit waits at its place until [`Partition::release`].
+    Hold,
+    /// The batch is over: its sends go on one after the other, at their places.
+    Split,
 }
 
 /// What an attempt record says of the run so far.
@@ -84,24 +92,52 @@ pub struct Made {
     pub first_try: Millis,
 }
 
-impl Made {
-    fn single(self, due: Millis) -> Single {
-        Single {
-            attempts: self.attempts,
-            due,
-            first_try: self.first_try,
-        }
-    }
-}
-
+/// A unit that was begun and is not settled.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone, Hash))]
 struct Begun<T> {
     single: Single,
-    lane: Option<LaneKey>,
-    payload: Option<T>,
-    bytes: usize,
+    /// The send; of one that a takeover has found only its position is known, until it is read back.
+    send: Option<Queued<T>>,
+    /// See [`Single::others`].
+    others: Vec<Option<Queued<T>>>,
+    /// It holds its lane: it goes out, or did. Else it is being ended without an exchange.
+    sent: bool,
     phase: Phase,
+}
+
+impl Single {
+    /// What goes on after it, from `due` on; without its others.
+    fn next(&self, due: Millis) -> Self {
+        Self {
+            attempts: self.others_made.0,
+            first_try: self.others_made.1,
+            others_made: self.others_made,
+            due,
+            ..Self::default()
+        }
+    }
+}
+
+impl<T> Begun<T> {
+    fn found(single: Single) -> Self {
+        Self {
+            others: single.others.iter().map(|_| None).collect(),
+            single,
+            send: None,
+            sent: true,
+            phase: Phase::Found,
+        }
+    }
+
+    fn lane(&self) -> Option<LaneKey> {
+        self.send.as_ref().map(|send| send.lane)
+    }
+
+    /// Whether lanes are told that it waits in place.
+    fn rests(&self) -> bool {
+        self.single.batch || self.lane().is_some_and(|lane| lane.kind.is_ordered())
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,8 +147,12 @@ enum Phase {
     Found,
     /// Waits in place until it is due.
     Waiting,
+    /// Waits in place until somebody releases or ends it.
+    Held,
     /// Waits in its lane to go again.
     Again,
+    /// A batch whose beginning is being written down.
+    Beginning,
     /// The exchange is under way, or its record is not yet confirmed.
     Sending { place: bool },
     /// What follows from the attempt at this offset is being written.
@@ -140,10 +180,20 @@ pub struct Partition<T> {
     marks: SourceMarks,
     lanes: Lanes<T>,
     begun: BTreeMap<Position, Begun<T>>,
+    /// Sends of units begun that are not the first of them, with that one.
+    others: BTreeMap<Position, Position>,
+    /// Batches whose beginning is not certainly written down, by their first: to others they still wait in their lanes.
+    beginning: BTreeMap<Position, LaneKey>,
     /// In-place waits by due time.
     waiting: BTreeSet<(Millis, Position)>,
+    /// The time last heard of.
+    now: Millis,
     /// Positions that a lane passes over: repeats, and what was dealt with out of turn. From, to (exclusive).
     skips: BTreeMap<Position, Position>,
+    /// See [`Checkpoint::ended`].
+    ended: BTreeMap<(DeliveryId, u64), Millis>,
+    /// See [`Checkpoint::commands`].
+    commands: u64,
     /// Settled by a previous owner, at or above the watermark: by which record.
     ahead: BTreeMap<Position, Ticket>,
     /// Records of `attempts` whose follow-ups are not all acknowledged, with their number.
@@ -168,139 +218,311 @@ impl<T: Clone> Partition<T> {
         for (key, cursor) in checkpoint.lanes {
             lanes.load_behind(key, cursor);
         }
+        let others = checkpoint
+            .singles
+            .iter()
+            .flat_map(|(first, single)| single.others.iter().map(|other| (*other, *first)))
+            .filter(|_| !mutated!(OthersForgotten))
+            .collect();
         let begun = checkpoint
             .singles
             .into_iter()
-            .map(|(position, single)| {
-                (
-                    position,
-                    Begun {
-                        single,
-                        lane: None,
-                        payload: None,
-                        bytes: 0,
-                        phase: Phase::Found,
-                    },
-                )
-            })
+            .map(|(position, single)| (position, Begun::found(single)))
             .collect();
         Self {
             watermark: checkpoint.watermark.max(log_start),
             marks: checkpoint.marks,
             lanes,
             begun,
+            others,
+            beginning: BTreeMap::new(),
             waiting: BTreeSet::new(),
+            now: Millis(i64::MIN),
             skips: checkpoint.skips,
+            ended: checkpoint.ended,
+            commands: checkpoint.commands,
             ahead: BTreeMap::new(),
             open: BTreeMap::new(),
         }
     }
 
     fn outstanding(&self, position: Position, webhook: WebhookUid) -> bool {
-        if self.begun.contains_key(&position) {
+        if self.begun.contains_key(&position) || self.others.contains_key(&position) {
             return true;
         }
         if self.ahead.contains_key(&position) || self.skipped(position) {
             return false;
         }
-        position.offset >= self.watermark
-            || [
-                super::lane::LaneKind::Fresh,
-                super::lane::LaneKind::Due,
-                super::lane::LaneKind::Bulk,
-            ]
-            .into_iter()
-            .any(|kind| {
-                self.lanes
-                    .cursor(LaneKey { webhook, kind })
-                    .is_some_and(|cursor| cursor <= position)
-            })
+        position.offset >= self.watermark || self.lanes.reach(webhook, position)
     }
 
-    /// Before anything is sent: a record of `attempts` that counts, in order. It says that the attempt on the send at `position` led to `after`.
+    /// Before anything is sent: a record of `attempts` that counts says that this batch begins.
+    pub fn replay_begun(&mut self, sends: &[Position], webhook: WebhookUid) {
+        let Some((first, others)) = sends.split_first() else {
+            return;
+        };
+        if !self.outstanding(*first, webhook) {
+            return;
+        }
+        for position in sends {
+            self.skip(*position, after(*position));
+            // It counts, and so what the cached state says of them is older, or comes again behind it.
+            self.begun.remove(position);
+        }
+        if !mutated!(OthersForgotten) {
+            self.others
+                .extend(others.iter().map(|other| (*other, *first)));
+        }
+        let single = Single {
+            batch: true,
+            others: others.to_vec(),
+            ..Single::default()
+        };
+        self.begun.insert(*first, Begun::found(single));
+    }
+
+    /// Before anything is sent: a record of `attempts` that counts, in order. It says that the attempt on the unit at `sends` led to `after`.
     pub fn replay(
         &mut self,
         ticket: Ticket,
-        position: Position,
+        sends: &[Position],
         webhook: WebhookUid,
-        after: After,
+        then: After,
         made: Made,
     ) -> Replayed {
+        let Some(position) = sends.first().copied() else {
+            return Replayed::Old;
+        };
         if !self.outstanding(position, webhook) {
             return Replayed::Old;
         }
-        if let After::InPlace(due) = after {
-            let begun = self.begun.entry(position).or_insert(Begun {
-                single: Single::default(),
-                lane: None,
-                payload: None,
-                bytes: 0,
-                phase: Phase::Found,
-            });
-            begun.single = made.single(due);
-            self.skip(
-                position,
-                Position {
-                    offset: position.offset,
-                    index: position.index + 1,
-                },
-            );
-            return Replayed::InPlace;
+        let mut single = match self.begun.remove(&position) {
+            Some(begun) => begun.single,
+            None => Single {
+                others: sends[1..].to_vec(),
+                batch: sends.len() > 1,
+                ..Single::default()
+            },
+        };
+        (single.attempts, single.first_try) = (made.attempts, made.first_try);
+        match then {
+            After::InPlace(due) => single.due = due,
+            After::Hold => single.held = true,
+            After::Split => {
+                (single.batch, single.due) = (false, Millis(0));
+                single.others_made = (made.attempts, made.first_try);
+            }
+            After::Settled | After::Follow(_) => {
+                return self.replay_settled(ticket, position, single, then);
+            }
         }
-        self.begun.remove(&position);
-        if position.offset >= self.watermark {
-            self.ahead.insert(position, ticket);
-        } else {
-            self.skip(
-                position,
-                Position {
-                    offset: position.offset,
-                    index: position.index + 1,
-                },
-            );
+        let others = single.others.iter().map(|other| (*other, position));
+        self.others
+            .extend(others.filter(|_| !mutated!(OthersForgotten)));
+        for position in [position].iter().chain(&single.others) {
+            self.skip(*position, after(*position));
         }
-        if let After::Follow(left @ 1..) = after {
-            *self.open.entry(ticket).or_default() += left;
-            let phase = Phase::Following { ticket, left };
-            self.begun.insert(
-                position,
-                Begun {
-                    single: Single::default(),
-                    lane: None,
-                    payload: None,
-                    bytes: 0,
-                    phase,
-                },
-            );
-            return Replayed::Refollow;
+        self.begun.insert(position, Begun::found(single));
+        Replayed::InPlace
+    }
+
+    fn replay_settled(
+        &mut self,
+        ticket: Ticket,
+        position: Position,
+        single: Single,
+        then: After,
+    ) -> Replayed {
+        let together = if single.batch { single.others.len() } else { 0 };
+        let (with, later) = single.others.split_at(together);
+        for position in [position].iter().chain(with) {
+            self.others.remove(position);
+            if position.offset >= self.watermark {
+                self.ahead.insert(*position, ticket);
+            } else {
+                self.skip(*position, after(*position));
+            }
         }
-        Replayed::Settled
+        if let Some((first, others)) = later.split_first() {
+            self.others.remove(first);
+            self.others
+                .extend(others.iter().map(|other| (*other, *first)));
+            let next = Single {
+                others: others.to_vec(),
+                ..single.next(Millis(0))
+            };
+            self.begun.insert(*first, Begun::found(next));
+        }
+        let After::Follow(left @ 1..) = then else {
+            return Replayed::Settled;
+        };
+        *self.open.entry(ticket).or_default() += left;
+        let mut begun = Begun::found(Single::default());
+        begun.phase = Phase::Following { ticket, left };
+        begun.sent = false;
+        self.begun.insert(position, begun);
+        Replayed::Refollow
+    }
+
+    /// Before anything is sent: somebody has released the unit at this position.
+    pub fn replay_released(&mut self, position: Position) {
+        if let Some(begun) = self.begun.get_mut(&position) {
+            begun.single.held = false;
+            begun.single.due = Millis(0);
+        }
     }
 
     /// Sends that were begun and must be read back from the log, in order, to go again.
     #[must_use]
     pub fn found(&self) -> Vec<Position> {
-        self.begun
-            .iter()
-            .filter(|(_, b)| b.phase == Phase::Found)
-            .map(|(p, _)| *p)
-            .collect()
+        let found = self.begun.iter().filter(|(_, b)| b.phase == Phase::Found);
+        let mut found: Vec<Position> = found
+            .flat_map(|(first, b)| [*first].into_iter().chain(b.single.others.iter().copied()))
+            .collect();
+        found.sort_unstable();
+        found
     }
 
     /// Such a send was read back.
     pub fn restore(&mut self, read: Read<T>) {
+        let position = read.position;
+        let first = self.others.get(&position).copied().unwrap_or(position);
         let Some(begun) = self
             .begun
-            .get_mut(&read.position)
+            .get_mut(&first)
             .filter(|b| b.phase == Phase::Found)
         else {
             return;
         };
-        begun.lane = Some(read.lane);
-        begun.payload = Some(read.payload);
-        begun.bytes = read.bytes;
+        if first == position {
+            begun.send = Some(read.queued());
+        } else if let Ok(index) = begun.single.others.binary_search(&position) {
+            begun.others[index] = Some(read.queued());
+        }
+    }
+
+    /// Everything that was begun has been read back.
+    pub fn restored(&mut self) {
+        let found: Vec<Position> = self
+            .begun
+            .iter()
+            .filter(|(_, b)| b.phase == Phase::Found && b.send.is_some())
+            .map(|(position, _)| *position)
+            .collect();
+        let mut heads: BTreeMap<LaneKey, Position> = BTreeMap::new();
+        for position in found {
+            let lane = self.begun.get(&position).and_then(Begun::lane);
+            let Some(lane) = lane.filter(|_| !mutated!(RestoredDoesNotHold)) else {
+                self.wait_in_place(position);
+                continue;
+            };
+            let head = lane
+                .kind
+                .is_ordered()
+                .then(|| *heads.entry(lane).or_insert(position));
+            match head {
+                // Several sends of it were being ended at once; should they go out after all, they go one after the other.
+                Some(head) if head != position => self.put_after(head, position),
+                _ => {
+                    self.lanes.hold(lane);
+                    self.wait_in_place(position);
+                }
+            }
+        }
+    }
+
+    /// What has been begun at `position` goes on after what has been at `head`.
+    fn put_after(&mut self, head: Position, position: Position) {
+        let Some(later) = self.begun.remove(&position) else {
+            return;
+        };
+        let Some(begun) = self.begun.get_mut(&head) else {
+            return;
+        };
+        for (position, send) in [position]
+            .into_iter()
+            .chain(later.single.others)
+            .zip([later.send].into_iter().chain(later.others))
+        {
+            begun.single.others.push(position);
+            begun.others.push(send);
+            self.others.insert(position, head);
+        }
+    }
+
+    /// The unit waits until it is due, or is released.
+    fn wait_in_place(&mut self, position: Position) {
+        let Some(begun) = self.begun.get_mut(&position) else {
+            return;
+        };
+        if begun.single.held {
+            begun.phase = Phase::Held;
+        } else {
+            begun.phase = Phase::Waiting;
+            self.waiting.insert((begun.single.due, position));
+        }
+        if let Some(lane) = begun.lane().filter(|_| begun.rests()) {
+            self.lanes.waits(lane, true);
+        }
+    }
+
+    /// It goes on at once, whatever it waits for. False: it does not wait.
+    pub fn release(&mut self, position: Position) -> bool {
+        let waits = |b: &&mut Begun<T>| matches!(b.phase, Phase::Waiting | Phase::Held);
+        let Some(begun) = self.begun.get_mut(&position).filter(waits) else {
+            return false;
+        };
+        self.waiting.remove(&(begun.single.due, position));
+        begun.single.held = false;
+        begun.single.due = self.now;
         begun.phase = Phase::Waiting;
-        self.waiting.insert((begun.single.due, read.position));
+        self.waiting.insert((self.now, position));
+        true
+    }
+
+    /// What waits in place is being ended by hand: it goes out no more, and that counts with its record.
+    pub fn ends(&mut self, position: Position) {
+        let waits = |b: &&mut Begun<T>| matches!(b.phase, Phase::Waiting | Phase::Held);
+        let Some(begun) = self.begun.get_mut(&position).filter(waits) else {
+            return;
+        };
+        self.waiting.remove(&(begun.single.due, position));
+        begun.phase = Phase::Sending { place: false };
+        if let Some(lane) = begun.lane().filter(|_| begun.rests()) {
+            self.lanes.waits(lane, false);
+        }
+    }
+
+    /// The sends that go out together with the one at this position, if a unit begins there: whether it is a batch, and those sends.
+    pub fn unit(
+        &self,
+        position: Position,
+    ) -> Option<(bool, impl Iterator<Item = &Queued<T>> + Clone)> {
+        let begun = self.begun.get(&position)?;
+        let together = if begun.single.batch {
+            begun.others.len()
+        } else {
+            0
+        };
+        let others = begun.others[..together].iter().flatten();
+        Some((begun.single.batch, begun.send.iter().chain(others)))
+    }
+
+    /// Units that wait in place, by the position of their first.
+    pub fn resting_at(&self) -> impl Iterator<Item = Position> + '_ {
+        let waits = |b: &Begun<T>| matches!(b.phase, Phase::Waiting | Phase::Held);
+        self.begun
+            .iter()
+            .filter(move |(_, b)| waits(b))
+            .map(|(position, _)| *position)
+    }
+
+    /// What waits in place for long: the first of each unit.
+    pub fn resting(&self) -> impl Iterator<Item = &Queued<T>> {
+        self.begun
+            .values()
+            .filter(|b| matches!(b.phase, Phase::Waiting | Phase::Held) && b.rests())
+            .filter_map(|b| b.send.as_ref())
     }
 
     /// Where reading at the live edge goes on.
@@ -319,15 +541,17 @@ impl<T: Clone> Partition<T> {
         room: usize,
     ) -> Admitted {
         let (position, next, lane) = (read.position, read.next, read.lane);
+        self.lanes.heard(now);
         let fresh = self.marks.admit(stream, at, now);
         let known = self.ahead.remove(&position).is_some()
             || self.begun.contains_key(&position)
+            || self.others.contains_key(&position)
             || self.skipped(position);
         if !fresh || known {
-            if self
-                .lanes
-                .cursor(lane)
-                .is_some_and(|cursor| cursor <= position && !mutated!(KnownNotPassedOver))
+            let before = |cursor: Position| cursor <= position && !mutated!(KnownNotPassedOver);
+            let mut beginning = self.beginning.iter();
+            if self.lanes.cursor(lane).is_some_and(before)
+                || beginning.any(|(first, of)| *of == lane && before(*first))
             {
                 self.skip(position, next);
             }
@@ -362,8 +586,10 @@ impl<T: Clone> Partition<T> {
     /// A send that the scan takes. False: the scan ended at it.
     pub fn scanned(&mut self, read: Read<T>, room: usize) -> bool {
         let (lane, position) = (read.lane, read.position);
-        let queued =
-            (!self.skipped(position) && !self.begun.contains_key(&position)).then(|| read.queued());
+        let known = self.skipped(position)
+            || self.begun.contains_key(&position)
+            || self.others.contains_key(&position);
+        let queued = (!known).then(|| read.queued());
         self.lanes.scanned(lane, position, queued, room)
     }
 
@@ -377,9 +603,10 @@ impl<T: Clone> Partition<T> {
         &mut self.lanes
     }
 
-    /// The next send to start. A send to be ended without an exchange is handed out, too.
+    /// The next unit to start; what is to be ended without an exchange is handed out, too. A batch that was not begun before is to be written down
+    /// first: [`Start::batch`] says so, and [`Self::begun`] when that has been done.
     pub fn next(&mut self, now: Millis, door: &mut dyn Door<T>) -> Option<Start<T>> {
-        self.wait_no_longer_than(now.plus(IN_PLACE_BELOW));
+        self.set_clock(now);
         while let Some((due, position)) =
             self.waiting.first().copied().filter(|(due, _)| *due <= now)
         {
@@ -387,50 +614,96 @@ impl<T: Clone> Partition<T> {
             let Some(begun) = self.begun.get_mut(&position) else {
                 continue;
             };
-            let Some((lane, payload)) = begun.lane.zip(begun.payload.clone()) else {
+            let Some(send) = begun.send.clone() else {
                 continue;
             };
             begun.phase = Phase::Again;
-            self.lanes.again(Queued {
-                position,
-                lane,
-                payload,
-                bytes: begun.bytes,
-            });
+            if begun.rests() {
+                self.lanes.waits(send.lane, false);
+            }
+            self.lanes.again(send);
         }
-        let start = self.lanes.next(now, door)?;
-        let queued = &start.queued;
-        let begun = self.begun.entry(queued.position).or_insert_with(|| Begun {
-            single: Single::default(),
-            lane: Some(queued.lane),
-            payload: Some(queued.payload.clone()),
-            bytes: queued.bytes,
-            phase: Phase::Again,
-        });
-        begun.phase = Phase::Sending { place: start.send };
+        let mut start = self.lanes.next(now, door)?;
+        let position = start.queued.position;
+        if let Some(begun) = self.begun.get_mut(&position) {
+            begun.phase = Phase::Sending { place: start.send };
+            if begun.single.batch {
+                start.others = begun.others.iter().flatten().cloned().collect();
+            }
+            return Some(start);
+        }
+        let others: Vec<Position> = start.others.iter().map(|q| q.position).collect();
+        self.others
+            .extend(others.iter().map(|other| (*other, position)));
+        let begun = Begun {
+            single: Single {
+                batch: start.batch,
+                others,
+                ..Single::default()
+            },
+            send: Some(start.queued.clone()),
+            others: start.others.iter().cloned().map(Some).collect(),
+            sent: start.send,
+            phase: if start.batch {
+                Phase::Beginning
+            } else {
+                Phase::Sending { place: start.send }
+            },
+        };
+        self.begun.insert(position, begun);
+        if start.batch {
+            self.beginning.insert(position, start.queued.lane);
+        }
         Some(start)
     }
 
-    /// Waits in place are short: one that is due later than this was begun by a clock that has been set back since.
-    fn wait_no_longer_than(&mut self, latest: Millis) {
-        while let Some((due, position)) = self
-            .waiting
-            .last()
-            .copied()
-            .filter(|(due, _)| *due > latest)
-        {
-            self.waiting.remove(&(due, position));
-            if let Some(begun) = self.begun.get_mut(&position) {
-                begun.single.due = latest;
-                self.waiting.insert((latest, position));
+    /// The batch is written down, and that has certainly counted: it goes out now, or (`goes` is false) when somebody may send again.
+    pub fn begun(&mut self, position: Position, goes: bool) {
+        let Some(begun) = self
+            .begun
+            .get_mut(&position)
+            .filter(|b| b.phase == Phase::Beginning)
+        else {
+            return;
+        };
+        begun.phase = Phase::Sending { place: true };
+        self.beginning.remove(&position);
+        if !goes {
+            self.put_back(position);
+        }
+    }
+
+    /// The unit does not go out now: it waits in place and goes again as soon as it may.
+    fn put_back(&mut self, position: Position) {
+        let Some(begun) = self.begun.get_mut(&position) else {
+            return;
+        };
+        begun.single.due = self.now;
+        if let Some(lane) = begun.lane() {
+            self.lanes.ended(lane.webhook, Health::None);
+        }
+        self.wait_in_place(position);
+    }
+
+    /// A clock that is set back makes no wait in place longer.
+    fn set_clock(&mut self, now: Millis) {
+        let back = Millis(self.now.0.saturating_sub(now.0));
+        if self.now.0 != i64::MIN && back.0 > 0 {
+            for (due, position) in std::mem::take(&mut self.waiting) {
+                let due = Millis(due.0.saturating_sub(back.0));
+                if let Some(begun) = self.begun.get_mut(&position) {
+                    begun.single.due = due;
+                    self.waiting.insert((due, position));
+                }
             }
         }
+        self.now = now;
     }
 
     /// What is known of a send that was begun: attempts made in its run, and when the first one of its run began (zero: none).
     #[must_use]
-    pub fn single(&self, position: Position) -> Option<Single> {
-        self.begun.get(&position).map(|b| b.single)
+    pub fn single(&self, position: Position) -> Option<&Single> {
+        self.begun.get(&position).map(|b| &b.single)
     }
 
     /// When [`Self::next`] may have something because of time alone.
@@ -445,12 +718,12 @@ impl<T: Clone> Partition<T> {
         .min()
     }
 
-    /// The attempt record of a send begun is stored as `ticket` and has certainly counted.
+    /// The attempt record of the unit at `position` is stored as `ticket` and has certainly counted.
     pub fn confirmed(
         &mut self,
         ticket: Ticket,
         position: Position,
-        after: After,
+        then: After,
         health: Health,
         made: Made,
     ) {
@@ -460,15 +733,24 @@ impl<T: Clone> Partition<T> {
         let Phase::Sending { place } = begun.phase else {
             return;
         };
-        if let Some(lane) = begun.lane.filter(|_| place) {
+        if let Some(lane) = begun.lane().filter(|_| place) {
             self.lanes.ended(lane.webhook, health);
         }
-        match after {
+        (begun.single.attempts, begun.single.first_try) = (made.attempts, made.first_try);
+        match then {
             After::Settled | After::Follow(0) => self.settle(position, ticket),
             After::InPlace(due) => {
-                begun.single = made.single(due);
-                begun.phase = Phase::Waiting;
-                self.waiting.insert((due, position));
+                begun.single.due = due;
+                self.wait_in_place(position);
+            }
+            After::Hold => {
+                begun.single.held = true;
+                self.wait_in_place(position);
+            }
+            After::Split => {
+                (begun.single.batch, begun.single.due) = (false, self.now);
+                begun.single.others_made = (made.attempts, made.first_try);
+                self.wait_in_place(position);
             }
             After::Follow(left) => {
                 begun.phase = Phase::Following { ticket, left };
@@ -477,7 +759,7 @@ impl<T: Clone> Partition<T> {
         }
     }
 
-    /// One of the records that follow from the send's attempt is acknowledged. True when it is settled now.
+    /// One of the records that follow from the unit's attempt is acknowledged. True when it is settled now.
     pub fn followed(&mut self, position: Position) -> bool {
         let Some(begun) = self.begun.get_mut(&position) else {
             return false;
@@ -499,11 +781,58 @@ impl<T: Clone> Partition<T> {
         settled
     }
 
-    /// The send is settled. Above the watermark (it was restored from there) that must still be known when reading comes by.
+    /// The unit is settled. Above the watermark (it was restored from there) that must still be known when reading comes by.
     fn settle(&mut self, position: Position, ticket: Ticket) {
-        self.begun.remove(&position);
+        let Some(begun) = self.begun.remove(&position) else {
+            return;
+        };
+        let lane = begun.lane();
+        let mut others = begun.others.into_iter();
+        if begun.single.batch {
+            for position in &begun.single.others {
+                self.passed_over(*position, ticket, lane);
+            }
+        } else if let Some(next) = others.next().flatten() {
+            // Of a batch that was split, the next one goes on in its place.
+            self.passed_over(position, ticket, lane);
+            self.others.remove(&next.position);
+            let (position, lane) = (next.position, next.lane);
+            let later = &begun.single.others[1..];
+            self.others
+                .extend(later.iter().map(|other| (*other, position)));
+            let single = Single {
+                others: later.to_vec(),
+                ..begun.single.next(self.now)
+            };
+            let next = Begun {
+                single,
+                send: Some(next),
+                others: others.collect(),
+                sent: true,
+                phase: Phase::Found,
+            };
+            self.begun.insert(position, next);
+            if lane.kind.is_ordered() {
+                self.lanes.hold(lane);
+            }
+            self.wait_in_place(position);
+            return;
+        }
+        self.passed_over(position, ticket, lane);
+        if let Some(lane) = lane {
+            self.lanes.settled(lane, begun.sent);
+        }
+    }
+
+    fn passed_over(&mut self, position: Position, ticket: Ticket, lane: Option<LaneKey>) {
+        self.others.remove(&position);
         if position.offset >= self.watermark {
             self.ahead.insert(position, ticket);
+        }
+        // For others the lane still stands before it.
+        let mut before = self.beginning.range(..position);
+        if before.any(|(_, beginning)| Some(*beginning) == lane) {
+            self.skip(position, after(position));
         }
     }
 
@@ -512,7 +841,7 @@ impl<T: Clone> Partition<T> {
     pub fn sending(&self) -> usize {
         self.begun
             .values()
-            .filter(|b| matches!(b.phase, Phase::Sending { .. }))
+            .filter(|b| matches!(b.phase, Phase::Beginning | Phase::Sending { .. }))
             .count()
     }
 
@@ -521,7 +850,12 @@ impl<T: Clone> Partition<T> {
     pub fn unsettled(&self) -> usize {
         self.begun
             .values()
-            .filter(|b| matches!(b.phase, Phase::Sending { .. } | Phase::Following { .. }))
+            .filter(|b| {
+                matches!(
+                    b.phase,
+                    Phase::Beginning | Phase::Sending { .. } | Phase::Following { .. }
+                )
+            })
             .count()
     }
 
@@ -540,9 +874,37 @@ impl<T: Clone> Partition<T> {
     #[must_use]
     pub fn checkpoint(&mut self, epoch: u64, inspected: u64, now: Millis) -> Checkpoint {
         self.marks.forget(now);
+        self.ended.retain(|_, forgotten| *forgotten > now);
+        // A batch whose beginning may not count yet stands in its lane, with all that follows it there; what was begun of that is passed over.
+        let mut lanes: BTreeMap<LaneKey, Position> = self.lanes.cursors().collect();
+        for (first, lane) in &self.beginning {
+            let cursor = lanes.entry(*lane).or_insert(*first);
+            *cursor = (*cursor).min(*first);
+        }
+        let begun_ahead: Vec<Position> = self
+            .begun
+            .iter()
+            .filter(|(_, b)| b.phase != Phase::Beginning && !self.beginning.is_empty())
+            .filter(|(position, b)| {
+                b.lane()
+                    .and_then(|lane| lanes.get(&lane))
+                    .is_some_and(|cursor| cursor <= *position)
+            })
+            .flat_map(|(position, b)| {
+                [*position]
+                    .into_iter()
+                    .chain(b.single.others.iter().copied())
+            })
+            .collect();
+        for position in begun_ahead {
+            self.skip(position, after(position));
+        }
         // What every lane has passed is forgotten. Above the watermark nothing has been passed yet.
         let edge = Position::at(self.watermark);
-        let floor = self.lanes.lowest().map_or(edge, |lowest| lowest.min(edge));
+        let floor = lanes
+            .values()
+            .min()
+            .map_or(edge, |lowest| edge.min(*lowest));
         self.skips
             .retain(|_, to| *to > floor && !mutated!(SkipsForgotten));
         // Held back to the first record that a new owner must read (again); the claim that counts there is that record's own.
@@ -566,12 +928,37 @@ impl<T: Clone> Partition<T> {
             singles: self
                 .begun
                 .iter()
-                .map(|(position, b)| (*position, b.single))
+                .filter(|(_, b)| b.phase != Phase::Beginning)
+                .map(|(position, b)| (*position, b.single.clone()))
                 .collect(),
-            lanes: self.lanes.cursors().collect(),
+            lanes,
             marks: self.marks.clone(),
             skips: self.skips.clone(),
+            ended: self.ended.clone(),
+            commands: self.commands,
         }
+    }
+
+    /// The record of `commands` at this offset is done, and so are all before it.
+    pub fn command_done(&mut self, offset: u64) {
+        self.commands = self.commands.max(offset + 1);
+    }
+
+    /// Records of `commands` below this are done.
+    #[must_use]
+    pub fn commands(&self) -> u64 {
+        self.commands
+    }
+
+    /// This run of the delivery is ended wherever it is met until then.
+    pub fn end_run(&mut self, delivery: DeliveryId, run: u64, forgotten: Millis) {
+        self.ended.insert((delivery, run), forgotten);
+    }
+
+    /// Runs ended that may still be met, and when they are forgotten.
+    #[must_use]
+    pub fn ended(&self) -> &BTreeMap<(DeliveryId, u64), Millis> {
+        &self.ended
     }
 
     fn skipped(&self, position: Position) -> bool {
@@ -592,6 +979,13 @@ impl<T: Clone> Partition<T> {
                 self.skips.insert(from, to);
             }
         }
+    }
+}
+
+fn after(position: Position) -> Position {
+    Position {
+        offset: position.offset,
+        index: position.index + 1,
     }
 }
 

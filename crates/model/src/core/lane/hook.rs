@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use super::round::Round;
-use super::{Health, LaneKind, QueueLimits, Queued};
+use super::{Batch, Health, LaneKind, QueueLimits, Queued, mutated};
 use crate::ids::Position;
-use crate::limits::{FAILING_PAUSE, FAILURES_BEFORE_PAUSE, WINDOW_MAX, WINDOW_START};
+use crate::limits::{
+    BATCHES_WAITING_MAX, FAILING_PAUSE, FAILURES_BEFORE_PAUSE, WINDOW_MAX, WINDOW_START,
+};
 use crate::time::Millis;
 
 #[derive(Debug)]
@@ -14,10 +16,19 @@ use crate::time::Millis;
 pub(super) struct Lane<T> {
     pub(super) queue: VecDeque<Queued<T>>,
     pub(super) bytes: usize,
+    pub(super) weight: usize,
     /// The first position that was left in the log, if any.
     pub(super) behind: Option<Position>,
     /// A scan found it full: reading on for it would be in vain, and would keep scans from others, until something of its queue has gone.
     pub(super) sated: bool,
+    /// Since when the first of the queue waits.
+    pub(super) since: Millis,
+    /// Ordered: something that was taken from it goes out and is not settled.
+    pub(super) held: bool,
+    /// And that waits for its time, or for somebody to release it.
+    pub(super) blocked: bool,
+    /// Ordered: so many sends of it are being ended without an exchange.
+    pub(super) ending: u32,
 }
 
 /// What a lane may queue.
@@ -33,13 +44,35 @@ impl<T> Default for Lane<T> {
         Self {
             queue: VecDeque::new(),
             bytes: 0,
+            weight: 0,
             behind: None,
             sated: false,
+            since: Millis(0),
+            held: false,
+            blocked: false,
+            ending: 0,
         }
     }
 }
 
 impl<T> Lane<T> {
+    pub(super) fn push(&mut self, queued: Queued<T>, now: Millis) {
+        if self.queue.is_empty() {
+            self.since = now;
+        }
+        self.bytes += queued.bytes;
+        self.weight += queued.weight;
+        self.queue.push_back(queued);
+    }
+
+    /// Since when a batch of it could go: it is full, or its first send has waited long enough.
+    fn ripe(&self, batch: Batch, now: Millis) -> Millis {
+        let full = self.queue.len() >= batch.sends || self.weight >= batch.bytes;
+        // Who set the clock back makes nobody wait longer.
+        let since = self.since.min(now);
+        if full { since } else { since.plus(batch.wait) }
+    }
+
     pub(super) fn full(&self, bytes: usize, quota: Quota) -> bool {
         !self.queue.is_empty()
             && (self.queue.len() >= quota.sends
@@ -88,12 +121,27 @@ impl Bucket {
 pub(super) enum Turn {
     /// Nothing to send, or the window is full.
     None,
-    /// In one of the two rounds.
+    /// In one of the rounds.
     Round,
+    /// What it has to send is a batch that is not full: it goes then at the latest.
+    Filling(Millis),
     /// Waits for a token, or pauses because it fails, until then.
     Token(Millis),
     /// Paused.
     Parked,
+}
+
+/// What of a webhook could go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ready {
+    /// What was begun before.
+    Again,
+    /// The first of this lane.
+    Lane(LaneKind),
+    /// A batch, when that time has come.
+    Fills(Millis),
+    /// Nothing.
+    Nothing,
 }
 
 #[derive(Debug)]
@@ -112,6 +160,10 @@ pub(super) struct Hook<T> {
     pub(super) paused_until: Millis,
     pub(super) bucket: Option<Bucket>,
     pub(super) turn: Turn,
+    /// What goes out together, as far as it is known.
+    pub(super) batch: Option<Batch>,
+    /// Batches of no order that wait to go again.
+    pub(super) resting: u32,
 }
 
 impl<T> Hook<T> {
@@ -127,6 +179,8 @@ impl<T> Hook<T> {
             paused_until: Millis(0),
             bucket: None,
             turn: Turn::None,
+            batch: None,
+            resting: 0,
         }
     }
 
@@ -150,8 +204,8 @@ impl<T> Hook<T> {
         self.window < WINDOW_START
     }
 
-    pub(super) fn sends_max(&self, limits: QueueLimits) -> usize {
-        if self.failing() {
+    pub(super) fn sends_max(&self, kind: LaneKind, limits: QueueLimits) -> usize {
+        if self.failing() || self.lanes.get(&kind).is_some_and(|lane| lane.blocked) {
             limits.suspect_sends
         } else {
             limits.lane_sends
@@ -159,54 +213,96 @@ impl<T> Hook<T> {
     }
 
     /// What its lanes may queue, of the room that the worker has: suspects leave half of it to the others.
-    pub(super) fn quota(&self, room: usize, limits: QueueLimits) -> Quota {
+    pub(super) fn quota(&self, kind: LaneKind, room: usize, limits: QueueLimits) -> Quota {
         let kept = if self.suspect() {
             limits.worker_bytes / 2
         } else {
             0
         };
         Quota {
-            sends: self.sends_max(limits),
+            sends: self.sends_max(kind, limits),
             bytes: limits.lane_bytes,
             room: room.saturating_sub(kept),
         }
     }
 
-    pub(super) fn waiting(&self, kind: LaneKind) -> bool {
-        self.lanes.get(&kind).is_some_and(|l| !l.queue.is_empty())
-    }
-
-    /// Which lane goes next: fresh and due alternate, bulk takes what they leave.
-    pub(super) fn next_lane(&self) -> Option<LaneKind> {
-        let (first, second) = if self.last == LaneKind::Fresh {
-            (LaneKind::Due, LaneKind::Fresh)
-        } else {
-            (LaneKind::Fresh, LaneKind::Due)
-        };
-        [first, second, LaneKind::Bulk]
-            .into_iter()
-            .find(|kind| self.waiting(*kind))
-    }
-
-    pub(super) fn peek(&self) -> Option<&Queued<T>> {
-        self.again
-            .front()
-            .or_else(|| self.lanes.get(&self.next_lane()?)?.queue.front())
-    }
-
-    pub(super) fn pop(&mut self) -> Option<Queued<T>> {
-        if let Some(again) = self.again.pop_front() {
-            return Some(again);
+    /// Whether something of the lane could go, and since when; or from when on.
+    fn ripe(&self, kind: LaneKind, lane: &Lane<T>, now: Millis) -> Option<Millis> {
+        if lane.queue.is_empty() || (lane.held && !mutated!(OrderNotKept)) {
+            return None;
         }
-        let kind = self.next_lane()?;
+        let Some(batch) = self.batch else {
+            return Some(Millis(i64::MIN));
+        };
+        (kind.is_ordered() || self.resting < BATCHES_WAITING_MAX).then(|| lane.ripe(batch, now))
+    }
+
+    /// What goes next. What was begun before goes first; then the lanes take turns; bulk takes what they leave.
+    pub(super) fn ready(&self, now: Millis) -> Ready {
+        if !self.again.is_empty() {
+            return Ready::Again;
+        }
+        let mut fills = None;
+        for bulk in [false, true] {
+            let lanes = |after: bool| {
+                self.lanes.iter().filter(move |(kind, _)| {
+                    kind.is_bulk() == bulk && (**kind > self.last) == after
+                })
+            };
+            for (kind, lane) in lanes(true).chain(lanes(false)) {
+                match self.ripe(*kind, lane, now) {
+                    Some(from) if from <= now => return Ready::Lane(*kind),
+                    Some(from) => fills = Some(fills.map_or(from, |f: Millis| f.min(from))),
+                    None => {}
+                }
+            }
+        }
+        fills.map_or(Ready::Nothing, Ready::Fills)
+    }
+
+    /// The first of it.
+    pub(super) fn head(&self, ready: Ready) -> Option<&Queued<T>> {
+        match ready {
+            Ready::Again => self.again.front(),
+            Ready::Lane(kind) => self.lanes.get(&kind)?.queue.front(),
+            Ready::Fills(_) | Ready::Nothing => None,
+        }
+    }
+
+    /// Whether sends of that lane are being ended, so that none of it may go out.
+    pub(super) fn ending(&self, ready: Ready) -> bool {
+        matches!(ready, Ready::Lane(kind) if self.lanes.get(&kind).is_some_and(|lane| lane.ending > 0))
+    }
+
+    /// Takes it.
+    pub(super) fn pop(&mut self, ready: Ready) -> Option<Queued<T>> {
+        let kind = match ready {
+            Ready::Again => return self.again.pop_front(),
+            Ready::Lane(kind) => kind,
+            Ready::Fills(_) | Ready::Nothing => return None,
+        };
         let lane = self.lanes.get_mut(&kind)?;
         let queued = lane.queue.pop_front()?;
         lane.bytes -= queued.bytes;
+        lane.weight -= queued.weight;
         lane.sated = false;
-        if kind != LaneKind::Bulk {
+        if !kind.is_bulk() {
             self.last = kind;
         }
         Some(queued)
+    }
+
+    /// Something was taken from the lane, to be sent or to be ended.
+    pub(super) fn begin(&mut self, kind: LaneKind, send: bool) {
+        if !kind.is_ordered() {
+            return;
+        }
+        let lane = self.lanes.entry(kind).or_default();
+        if send {
+            lane.held = true;
+        } else {
+            lane.ending += 1;
+        }
     }
 
     /// An exchange has ended, and went like this: the window adapts.
@@ -243,9 +339,10 @@ impl<T> Hook<T> {
     pub(super) fn idle(&self) -> bool {
         self.again.is_empty()
             && self.in_flight == 0
+            && self.resting == 0
             && self
                 .lanes
                 .values()
-                .all(|l| l.queue.is_empty() && l.behind.is_none())
+                .all(|l| l.queue.is_empty() && l.behind.is_none() && !l.held && l.ending == 0)
     }
 }

@@ -15,7 +15,7 @@ impl<T> Lanes<T> {
             self.hooks.get(&key.webhook).is_some_and(|h| {
                 h.turn != Turn::Parked
                     && h.lanes.get(&key.kind).is_some_and(|lane| {
-                        lane.wants_more(h.sends_max(self.limits), self.limits.lane_bytes)
+                        lane.wants_more(h.sends_max(key.kind, self.limits), self.limits.lane_bytes)
                     })
             })
         })?;
@@ -64,7 +64,7 @@ impl<T> Lanes<T> {
         let Some(hook) = self.hooks.get_mut(&lane.webhook) else {
             return true;
         };
-        let quota = hook.quota(room, self.limits);
+        let quota = hook.quota(lane.kind, room, self.limits);
         let entry = hook.lanes.entry(lane.kind).or_default();
         let old = entry.behind;
         if queued.as_ref().is_some_and(|q| entry.full(q.bytes, quota)) {
@@ -87,10 +87,9 @@ impl<T> Lanes<T> {
         move_cursor(&mut self.behind, lane, old, Some(next));
         entry.behind = Some(next);
         if let Some(queued) = queued {
-            entry.bytes += queued.bytes;
             self.queued_bytes += queued.bytes;
             self.queued += 1;
-            entry.queue.push_back(queued);
+            entry.push(queued, self.now);
             self.wake(lane.webhook);
         }
         true

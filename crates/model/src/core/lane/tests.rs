@@ -7,7 +7,10 @@ struct Open;
 
 impl Door<u32> for Open {
     fn terms(&mut self, _: WebhookUid, _: &u32) -> Terms {
-        Terms::Send { rate: None }
+        Terms::Send {
+            rate: None,
+            batch: None,
+        }
     }
 
     fn take_place(&mut self, _: WebhookUid, _: bool) -> Seat {
@@ -40,6 +43,7 @@ fn queued(lane: LaneKey, offset: u64) -> Queued<u32> {
         lane,
         payload: 0,
         bytes: 100,
+        weight: 100,
     }
 }
 
@@ -170,7 +174,10 @@ fn a_rate_limit_delays_and_its_bucket_starts_empty() {
     struct Slow;
     impl Door<u32> for Slow {
         fn terms(&mut self, _: WebhookUid, _: &u32) -> Terms {
-            Terms::Send { rate: Some(10.0) }
+            Terms::Send {
+                rate: Some(10.0),
+                batch: None,
+            }
         }
         fn take_place(&mut self, _: WebhookUid, _: bool) -> Seat {
             Seat::Taken
@@ -198,7 +205,10 @@ fn paused_webhooks_wait_until_resumed() {
             if self.0 {
                 Terms::Wait
             } else {
-                Terms::Send { rate: None }
+                Terms::Send {
+                    rate: None,
+                    batch: None,
+                }
             }
         }
         fn take_place(&mut self, _: WebhookUid, _: bool) -> Seat {
@@ -221,7 +231,10 @@ fn without_a_place_the_turn_is_kept() {
     struct Full(bool);
     impl Door<u32> for Full {
         fn terms(&mut self, _: WebhookUid, _: &u32) -> Terms {
-            Terms::Send { rate: None }
+            Terms::Send {
+                rate: None,
+                batch: None,
+            }
         }
         fn take_place(&mut self, _: WebhookUid, suspect: bool) -> Seat {
             seat(!suspect || self.0)
@@ -258,7 +271,10 @@ struct Shares {
 
 impl Door<u32> for Shares {
     fn terms(&mut self, _: WebhookUid, _: &u32) -> Terms {
-        Terms::Send { rate: None }
+        Terms::Send {
+            rate: None,
+            batch: None,
+        }
     }
 
     fn take_place(&mut self, webhook: WebhookUid, suspect: bool) -> Seat {
@@ -399,7 +415,10 @@ fn a_window_that_shrank_while_a_webhook_waited_for_its_turn_is_kept() {
     struct Full(bool);
     impl Door<u32> for Full {
         fn terms(&mut self, _: WebhookUid, _: &u32) -> Terms {
-            Terms::Send { rate: None }
+            Terms::Send {
+                rate: None,
+                batch: None,
+            }
         }
         fn take_place(&mut self, _: WebhookUid, _: bool) -> Seat {
             seat(!self.0)
@@ -450,7 +469,10 @@ fn a_clock_that_is_set_back_holds_up_no_rate() {
     struct Slow;
     impl Door<u32> for Slow {
         fn terms(&mut self, _: WebhookUid, _: &u32) -> Terms {
-            Terms::Send { rate: Some(10.0) }
+            Terms::Send {
+                rate: Some(10.0),
+                batch: None,
+            }
         }
         fn take_place(&mut self, _: WebhookUid, _: bool) -> Seat {
             Seat::Taken

@@ -8,7 +8,7 @@ use super::{config, from_events, uid};
 use crate::core::checkpoint::{Checkpoint, CheckpointReader, CheckpointWriter, Single};
 use crate::core::lane::{LaneKey, LaneKind};
 use crate::core::marks::Stream;
-use crate::ids::Position;
+use crate::ids::{DeliveryId, Position};
 use crate::time::Millis;
 use crate::wire;
 
@@ -117,8 +117,12 @@ fn change(state: &mut Checkpoint, what: u8, n: u8) {
         attempts: u32::from(what),
         due: Millis(i64::from(n)),
         first_try: Millis(i64::from(what)),
+        batch: n % 2 == 1,
+        others: (0..u64::from(n % 4)).map(|n| Position::at(9 + n)).collect(),
+        held: n % 3 == 1,
+        others_made: (u32::from(n), Millis(i64::from(what))),
     };
-    match what % 8 {
+    match what % 10 {
         0 => state.attempts_end += u64::from(n % 4),
         1 => {
             state.watermark += u64::from(n % 4);
@@ -129,6 +133,14 @@ fn change(state: &mut Checkpoint, what: u8, n: u8) {
         4 => drop(state.lanes.insert(lane, position)),
         5 => drop(state.lanes.remove(&lane)),
         6 => drop(state.skips.insert(position, Position::at(u64::from(what)))),
+        7 => {
+            let run = (DeliveryId([n % 4; 16]), u64::from(n % 3));
+            drop(state.ended.insert(run, Millis(i64::from(what))));
+        }
+        8 => {
+            state.commands += u64::from(n % 3);
+            state.ended.pop_first();
+        }
         _ => {
             let source = from_events(u32::from(n % 4), u64::from(what));
             let (stream, at) = Stream::of(&source, uid(u128::from(n))).expect("a stream");

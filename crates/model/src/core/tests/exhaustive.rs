@@ -6,12 +6,13 @@
 use std::collections::{BTreeMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::rc::Rc;
+use std::time::Duration;
 
 use proptest::test_runner::{TestCaseError, TestCaseResult};
 
 use super::from_events;
 use super::owner::{How, Owner};
-use super::world::{Candidate, Record, Send, World, counted, judge, said_of, wanted};
+use super::world::{Candidate, Record, Send, Shape, World, counted, judge, said_of, wanted};
 use crate::core::checkpoint::{CheckpointReader, CheckpointWriter};
 use crate::core::lane::Health;
 use crate::ids::Position;
@@ -40,6 +41,7 @@ pub(super) struct Small {
     scarce: bool,
     /// A former owner starts and reads nothing any more, as its lease has it.
     leased: bool,
+    shape: Shape,
     budget: Budget,
 }
 
@@ -309,11 +311,12 @@ fn found_from(
     let mut plenty = World {
         deliveries: world.deliveries.clone(),
         start: world.start,
+        shape: world.shape,
         ..World::default()
     };
     let mut found = BTreeMap::new();
     loop {
-        found.extend(owner.startable());
+        found.extend(owner.startable(world.shape));
         let read = owner.partition.watermark() == plenty.deliveries.len() as u64;
         if read && owner.partition.lanes().behind() == 0 {
             return Some(found);
@@ -382,6 +385,7 @@ fn explore(small: &Small) -> Result<usize, String> {
         world: World {
             deliveries: records.collect(),
             scarce: small.scarce,
+            shape: small.shape,
             ..World::default()
         },
         budget: Budget {
@@ -469,7 +473,15 @@ const THREE: Small = Small {
     records: &[(0, &[1, 2]), (1, &[1])],
     scarce: false,
     leased: true,
+    shape: PLAIN,
     budget: CRASH,
+};
+
+const PLAIN: Shape = Shape {
+    ordered: &[],
+    by_key: &[],
+    batched: &[],
+    wait: Duration::ZERO,
 };
 
 /// Two sends of one lane.
@@ -546,6 +558,61 @@ pub(super) const BEHIND: Small = Small {
     },
     ..THREE
 };
+
+pub(super) const ORDERED: Small = Small {
+    shape: Shape {
+        ordered: &[1],
+        ..PLAIN
+    },
+    budget: Budget {
+        checkpoints: 1,
+        in_place: 1,
+        ..CRASH
+    },
+    ..THREE
+};
+
+pub(super) const BATCHED: Small = Small {
+    shape: Shape {
+        batched: &[1],
+        ..PLAIN
+    },
+    budget: Budget {
+        checkpoints: 1,
+        in_place: 1,
+        ..CRASH
+    },
+    ..TWO
+};
+
+pub(super) const ORDERED_BEHIND: Small = Small {
+    records: &[(0, &[1]), (1, &[1]), (0, &[1]), (2, &[1])],
+    scarce: true,
+    shape: Shape {
+        ordered: &[1],
+        ..PLAIN
+    },
+    budget: Budget {
+        checkpoints: 1,
+        ..CRASH
+    },
+    ..THREE
+};
+
+#[test]
+fn an_ordered_lane_a_checkpoint_and_one_that_goes_again() {
+    explore_all(&ORDERED, 1_000);
+}
+
+#[test]
+fn an_ordered_lane_behind_a_repeat_and_a_checkpoint() {
+    explore_all(&ORDERED_BEHIND, 1_000);
+}
+
+#[test]
+fn two_sends_in_batches_a_checkpoint_and_one_that_goes_again() {
+    explore_all(&BATCHED, 1_000);
+}
 
 #[test]
 fn three_sends_and_what_follows_from_one() {

@@ -137,7 +137,7 @@ impl Hook {
     }
 
     fn full(&self, kind: LaneKind, bytes: usize, room: usize) -> bool {
-        let queue = &self.lanes[kind as usize].queue;
+        let queue = &self.lanes[kind.number() as usize].queue;
         let queued: usize = queue.iter().map(|(_, bytes)| bytes).sum();
         let kept = if self.suspect() {
             WORKER_QUEUE_BYTES / 2
@@ -156,12 +156,15 @@ impl Hook {
         };
         order
             .into_iter()
-            .find(|kind| !self.lanes[*kind as usize].queue.is_empty())
+            .find(|kind| !self.lanes[kind.number() as usize].queue.is_empty())
     }
 
     fn head(&self) -> Option<Position> {
         let again = self.again.first().map(|(position, ..)| *position);
-        again.or_else(|| Some(self.lanes[self.next_lane()? as usize].queue.first()?.0))
+        again.or_else(|| {
+            let next = self.next_lane()?;
+            Some(self.lanes[next.number() as usize].queue.first()?.0)
+        })
     }
 
     fn may_start(&self) -> bool {
@@ -175,7 +178,7 @@ impl Hook {
             return;
         }
         let kind = self.next_lane().expect("there is a head");
-        let lane = &mut self.lanes[kind as usize];
+        let lane = &mut self.lanes[kind.number() as usize];
         let (position, _) = lane.queue.remove(0);
         lane.started.push(position);
         lane.sated = false;
@@ -185,7 +188,7 @@ impl Hook {
     }
 
     fn wants_more(&self, kind: LaneKind) -> bool {
-        let lane = &self.lanes[kind as usize];
+        let lane = &self.lanes[kind.number() as usize];
         let bytes: usize = lane.queue.iter().map(|(_, bytes)| bytes).sum();
         let empty_enough = lane.queue.len() < self.sends_max() / 2 && bytes < LANE_QUEUE_BYTES / 2;
         lane.behind.is_some() && !lane.sated && !self.parked && empty_enough
@@ -215,7 +218,10 @@ impl Door<Position> for TestDoor<'_> {
             self.told_to_wait.push(webhook);
             Terms::Wait
         } else {
-            Terms::Send { rate: None }
+            Terms::Send {
+                rate: None,
+                batch: None,
+            }
         }
     }
 
@@ -291,11 +297,12 @@ impl Test {
                 lane: key,
                 payload: position,
                 bytes,
+                weight: 0,
             };
             let offered = self.lanes.offer(queued, self.room);
             let hook = self.hooks.entry(key.webhook).or_insert_with(Hook::new);
             let full = hook.full(key.kind, bytes, self.room);
-            let lane = &mut hook.lanes[key.kind as usize];
+            let lane = &mut hook.lanes[key.kind.number() as usize];
             let expected = if lane.behind.is_some() {
                 Offered::Left
             } else if full {
@@ -318,7 +325,7 @@ impl Test {
                 let kinds = KINDS.into_iter().filter(|kind| hook.wants_more(*kind));
                 kinds.filter_map(|kind| {
                     Some((
-                        hook.lanes[kind as usize].behind?,
+                        hook.lanes[kind.number() as usize].behind?,
                         LaneKey {
                             webhook: *uid,
                             kind,
@@ -355,7 +362,7 @@ impl Test {
                 let scan = self.scan.take().expect("it is under way");
                 for (uid, hook) in &mut self.hooks {
                     for kind in KINDS {
-                        let lane = &mut hook.lanes[kind as usize];
+                        let lane = &mut hook.lanes[kind.number() as usize];
                         let out = scan.out.contains(&LaneKey {
                             webhook: *uid,
                             kind,
@@ -375,7 +382,7 @@ impl Test {
             let behind = self
                 .hooks
                 .get(&key.webhook)
-                .and_then(|hook| hook.lanes[key.kind as usize].behind);
+                .and_then(|hook| hook.lanes[key.kind.number() as usize].behind);
             let takes = behind.is_some_and(|cursor| cursor <= position && cursor >= scan.from)
                 && !scan.out.contains(&key);
             prop_assert_eq!(self.lanes.scan_takes(key, position), takes);
@@ -387,13 +394,14 @@ impl Test {
                 lane: key,
                 payload: position,
                 bytes,
+                weight: 0,
             };
             let went_on = self
                 .lanes
                 .scanned(key, position, (!known).then_some(queued), self.room);
             let hook = self.hooks.get_mut(&key.webhook).expect("it is behind");
             let full = !known && hook.full(key.kind, bytes, self.room);
-            let lane = &mut hook.lanes[key.kind as usize];
+            let lane = &mut hook.lanes[key.kind.number() as usize];
             if full {
                 (lane.behind, lane.sated) = (Some(position), true);
                 scan.out.push(key);
@@ -466,7 +474,7 @@ impl Test {
                 hook.window = (hook.window / 2).max(1);
                 if hook.failing() {
                     for kind in KINDS {
-                        let lane = &mut hook.lanes[kind as usize];
+                        let lane = &mut hook.lanes[kind.number() as usize];
                         if lane.queue.len() > SUSPECT_QUEUE_SENDS {
                             lane.behind = Some(lane.queue[SUSPECT_QUEUE_SENDS].0);
                             lane.queue.truncate(SUSPECT_QUEUE_SENDS);
@@ -486,6 +494,7 @@ impl Test {
                 lane,
                 payload: position,
                 bytes,
+                weight: 0,
             });
         }
     }
@@ -504,7 +513,7 @@ impl Test {
             queued += hook.again.len();
             bytes += hook.again.iter().map(|(.., bytes)| bytes).sum::<usize>();
             for kind in KINDS {
-                let lane = &hook.lanes[kind as usize];
+                let lane = &hook.lanes[kind.number() as usize];
                 queued += lane.queue.len();
                 bytes += lane.queue.iter().map(|(_, bytes)| bytes).sum::<usize>();
                 behind += usize::from(lane.behind.is_some());
@@ -597,7 +606,7 @@ pub(super) fn run((log, ops): (Vec<Record>, Vec<Op>)) -> TestCaseResult {
     }
     for (key, expected) in expected {
         prop_assert_eq!(
-            &test.hooks[&key.webhook].lanes[key.kind as usize].started,
+            &test.hooks[&key.webhook].lanes[key.kind.number() as usize].started,
             &expected,
             "{:?}",
             key

@@ -11,12 +11,14 @@ const MARKS: Search = || failing_case(1_000, marks::operations(), marks::run);
 const CHECKPOINTS: Search = || failing_case(2_000, checkpoints::operations(), checkpoints::run);
 const LANES: Search = || failing_case(2_000, lanes::cases(), lanes::run);
 const TICKETS: Search = || failing_case(1_000, tickets::operations(), tickets::run);
-const PARTITION: Search = || failing_case(2_000, partition::cases(), partition::run);
+const PARTITION: Search = || failing_case(6_000, partition::cases(), partition::run);
 
 const CLAIMED: Search = || exhaustive::failing_case(&exhaustive::CLAIMED);
 const FOLLOWED: Search = || exhaustive::failing_case(&exhaustive::FOLLOWED);
 const CACHED_FOLLOWED: Search = || exhaustive::failing_case(&exhaustive::CACHED_FOLLOWED);
 const CACHED_IN_PLACE: Search = || exhaustive::failing_case(&exhaustive::CACHED_IN_PLACE);
+const ORDERED: Search = || exhaustive::failing_case(&exhaustive::ORDERED);
+const BATCHED: Search = || exhaustive::failing_case(&exhaustive::BATCHED);
 const BEHIND: Search = || exhaustive::failing_case(&exhaustive::BEHIND);
 
 /// Who finds what.
@@ -40,6 +42,9 @@ fn finders(mutation: Mutation) -> &'static [Search] {
         ShedLaneTakesOn => &[LANES],
         RoomNotNoticed => &[LANES],
         WindowOverrun => &[LANES],
+        OrderNotKept => &[PARTITION, ORDERED],
+        RestoredDoesNotHold => &[PARTITION, ORDERED],
+        OthersForgotten => &[PARTITION, BATCHED],
         DeltaOnWrongBase => &[CHECKPOINTS],
         LastCheckpointBelieved => &[CHECKPOINTS],
         DeletedIsBelieved => &[CHECKPOINTS],

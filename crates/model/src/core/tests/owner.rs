@@ -8,7 +8,9 @@ use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
 
 use super::uid;
-use super::world::{Entry, Follow, Late, Part, Said, Send, Stop, World, counted, said_of};
+use super::world::{
+    Entry, Follow, Late, Part, Said, Send, Shape, Stop, World, counted, said_of, wanted,
+};
 use crate::core::checkpoint::{Checkpoint, CheckpointWriter};
 use crate::core::claims::{LogEntry, OwnLog};
 use crate::core::lane::{Door, Health, Seat, Terms};
@@ -22,7 +24,7 @@ pub(super) struct Owner {
     pub(super) partition: Partition<Send>,
     pub(super) log: OwnLog<Vec<Said>>,
     pub(super) writer: CheckpointWriter,
-    pub(super) sending: Vec<(Position, Send, bool)>,
+    pub(super) sending: Vec<Sending>,
     pub(super) ended: Vec<Said>,
     /// Handed to the journal: records of attempts, what follows from them, parts of a checkpoint.
     pub(super) under_way: VecDeque<(u64, Rc<Entry>)>,
@@ -34,24 +36,38 @@ pub(super) struct Owner {
     /// Of the checkpoint under way: its `low`, and where its base begins.
     pub(super) checkpoint: Option<(u64, Option<usize>)>,
     pub(super) deletable: Option<(u64, Option<usize>)>,
+    /// Batches whose beginning is to be written down, or is.
+    beginning: Vec<Sending>,
+    written: BTreeSet<Position>,
     /// Starts of this owner, by the number of the attempt.
     started: BTreeSet<(Position, u32)>,
+}
+
+/// What goes out: a send or a batch.
+#[derive(Clone, Hash)]
+pub(super) struct Sending {
+    pub(super) sends: Vec<(Position, Send)>,
+    exchange: bool,
 }
 
 struct WorldDoor {
     places: u8,
     paused: bool,
     ended: bool,
+    shape: Shape,
 }
 
 impl Door<Send> for WorldDoor {
-    fn terms(&mut self, webhook: WebhookUid, _: &Send) -> Terms {
+    fn terms(&mut self, webhook: WebhookUid, send: &Send) -> Terms {
         if self.paused && webhook == uid(1) {
             Terms::Wait
         } else if self.ended && webhook == uid(3) {
             Terms::End
         } else {
-            Terms::Send { rate: None }
+            Terms::Send {
+                rate: None,
+                batch: self.shape.batch(send.webhook),
+            }
         }
     }
 
@@ -72,6 +88,8 @@ pub(super) enum How {
     InPlace(i64),
     Retry(Vec<u64>),
     Dead(u32),
+    /// An ordered one waits until it is released, a batch is split.
+    Stop,
 }
 
 /// The records that follow from an attempt.
@@ -114,6 +132,8 @@ impl Owner {
             followed: VecDeque::new(),
             checkpoint: None,
             deletable: None,
+            beginning: Vec::new(),
+            written: BTreeSet::new(),
             started: BTreeSet::new(),
         }
     }
@@ -180,47 +200,112 @@ impl Owner {
             places,
             paused: world.paused,
             ended: world.ended,
+            shape: world.shape,
         };
         while let Some(start) = self.partition.next(Millis(world.now), &mut door) {
-            let (position, send) = (start.queued.position, start.queued.payload);
-            let made = self
-                .partition
-                .single(position)
-                .unwrap_or_default()
-                .attempts
-                .max(send.attempts);
+            let sends: Vec<_> = [&start.queued]
+                .into_iter()
+                .chain(&start.others)
+                .map(|queued| (queued.position, queued.payload))
+                .collect();
+            let first = start.queued.position;
+            let attempts = self.partition.single(first).map_or(0, |s| s.attempts);
             let counted = counted(&world.attempts);
             let known = counted
                 .iter()
                 .filter(|(offset, _)| *offset < self.log.inspected());
-            let (finals, in_place) = said_of(&known.copied().collect::<Vec<_>>(), position);
-            prop_assert_eq!(finals, 0, "{:?} is known to be final, and starts", position);
-            let expected = in_place.last().map_or(send.attempts, |made| made.attempts);
-            prop_assert_eq!(made, expected, "attempts made so far at {:?}", position);
-            prop_assert!(
-                self.started.insert((position, made)),
-                "{position:?} starts twice"
-            );
-            self.sending.push((position, send, start.send));
+            let known = known.copied().collect::<Vec<_>>();
+            for (position, send) in &sends {
+                let made = attempts.max(send.attempts);
+                let (finals, again) = said_of(&known, *position);
+                prop_assert_eq!(finals, 0, "{:?} is known to be final, and starts", position);
+                let expected = again.last().map_or(send.attempts, |made| made.attempts);
+                prop_assert_eq!(made, expected, "attempts made so far at {:?}", position);
+                prop_assert!(
+                    self.started.insert((*position, made)),
+                    "{position:?} starts twice"
+                );
+                prop_assert_eq!(start.queued.lane.webhook, uid(send.webhook));
+            }
+            let lane = start.queued.lane;
+            if start.send && lane.kind.is_ordered() {
+                for (position, send) in wanted(&world.deliveries).range(..first) {
+                    let source = &world.deliveries[position.offset as usize].source;
+                    let same = uid(send.webhook) == lane.webhook
+                        && world.shape.kind(source, *send) == lane.kind;
+                    let (finals, _) = said_of(&known, *position);
+                    prop_assert!(
+                        !same || finals == 1,
+                        "{first:?} starts before {position:?} is final"
+                    );
+                }
+            }
+            let sending = Sending {
+                sends,
+                exchange: start.send,
+            };
+            if start.batch {
+                self.beginning.push(sending);
+            } else {
+                self.sending.push(sending);
+            }
             if door.places == 0 {
                 break;
             }
         }
+        self.write_beginnings();
         Ok(())
     }
 
+    /// Batches are written down before they go out.
+    fn write_beginnings(&mut self) {
+        let body: Vec<Said> = self
+            .beginning
+            .iter()
+            .map(|sending| Said {
+                position: sending.sends[0].0,
+                send: sending.sends[0].1,
+                after: After::Settled,
+                made: Made::default(),
+                retry: None,
+                exchange: false,
+                others: sending.sends[1..].to_vec(),
+                begins: true,
+            })
+            .filter(|said| !self.written.contains(&said.position))
+            .collect();
+        if body.is_empty() {
+            return;
+        }
+        self.written.extend(body.iter().map(|said| said.position));
+        self.hand_over(body);
+    }
+
     /// All that could start now, with the attempts made: to look what it knows, not to send.
-    pub(super) fn startable(&mut self) -> Vec<(Position, u32)> {
+    pub(super) fn startable(&mut self, shape: Shape) -> Vec<(Position, u32)> {
         let mut door = WorldDoor {
             places: u8::MAX,
             paused: false,
             ended: false,
+            shape,
         };
         let mut startable = Vec::new();
         while let Some(start) = self.partition.next(Millis(1), &mut door) {
-            let (position, send) = (start.queued.position, start.queued.payload);
-            let made = self.partition.single(position).unwrap_or_default();
-            startable.push((position, made.attempts.max(send.attempts)));
+            let first = start.queued.position;
+            let made = self.partition.single(first).map_or(0, |s| s.attempts);
+            for queued in [&start.queued].into_iter().chain(&start.others) {
+                startable.push((queued.position, made.max(queued.payload.attempts)));
+            }
+            if start.batch {
+                self.partition.begun(first, true);
+            }
+            // An ordered lane shows its next when this one is out of the way.
+            let ticket = Ticket {
+                offset: u64::MAX,
+                epoch: 0,
+            };
+            self.partition
+                .confirmed(ticket, first, After::Settled, Health::None, Made::default());
         }
         startable
     }
@@ -230,10 +315,22 @@ impl Owner {
         if self.sending.is_empty() {
             return;
         }
-        let (position, send, exchange) = self.sending.remove(which % self.sending.len());
-        let single = self.partition.single(position).unwrap_or_default();
-        let attempts = single.attempts.max(send.attempts) + u32::from(exchange);
+        let Sending { sends, exchange } = self.sending.remove(which % self.sending.len());
+        let (position, send) = sends[0];
+        let single = self.partition.single(position);
+        let made = single.map_or(0, |s| s.attempts).max(send.attempts);
+        let attempts = made + u32::from(exchange);
+        let stays = world.shape.stays(send.webhook);
+        let batch = sends.len() > 1;
         let (after, retry) = match how {
+            How::Retry(path) if exchange && stays => {
+                let wait = i64::try_from(path[0] / 500).unwrap_or(0);
+                (After::InPlace(Millis(world.now + wait)), None)
+            }
+            How::Stop if exchange && batch => (After::Split, None),
+            How::Stop if exchange && stays && world.shape.batch(send.webhook).is_none() => {
+                (After::Hold, None)
+            }
             How::InPlace(wait) if exchange => (After::InPlace(Millis(world.now + wait)), None),
             How::Retry(path) if exchange => (After::Follow(1), Some(path)),
             How::Dead(records) => (After::Follow(records), None),
@@ -250,7 +347,17 @@ impl Owner {
             made,
             retry,
             exchange,
+            others: sends[1..].to_vec(),
+            begins: false,
         });
+    }
+
+    /// Somebody releases what waits in this lane.
+    pub(super) fn release(&mut self) {
+        let resting: Vec<_> = self.partition.resting().map(|q| q.position).collect();
+        for position in resting {
+            self.partition.release(position);
+        }
     }
 
     pub(super) fn append(&mut self) {
@@ -258,6 +365,10 @@ impl Owner {
             return;
         }
         let body = std::mem::take(&mut self.ended);
+        self.hand_over(body);
+    }
+
+    fn hand_over(&mut self, body: Vec<Said>) {
         let (epoch, sequence) = (self.log.epoch(), self.log.appended(body.clone()));
         let entry = LogEntry::Written {
             epoch,
@@ -277,14 +388,14 @@ impl Owner {
     }
 
     /// The next acknowledgement comes, `told` or not where the record stands, and the owner goes on as far as it may.
-    pub(super) fn ack(&mut self, world: &World, told: bool, health: Health) {
+    pub(super) fn ack(&mut self, world: &mut World, told: bool, health: Health) {
         if let Some((sequence, offset)) = self.stored.pop_front() {
             self.log.acked(sequence, told.then_some(offset));
             self.confirm(world, health);
         }
     }
 
-    fn confirm(&mut self, world: &World, health: Health) {
+    fn confirm(&mut self, world: &mut World, health: Health) {
         for _ in 0..1_000 {
             match self.log.confirm() {
                 Ok(Some((offset, said))) => {
@@ -293,6 +404,12 @@ impl Owner {
                         epoch: self.log.epoch(),
                     };
                     for (index, said) in (0..).zip(said) {
+                        if said.begins {
+                            self.begun(world, said.position);
+                            continue;
+                        }
+                        world.provoked.splits += u32::from(said.after == After::Split);
+                        world.provoked.held += u32::from(said.after == After::Hold);
                         self.partition.confirmed(
                             ticket,
                             said.position,
@@ -309,6 +426,27 @@ impl Owner {
             }
         }
         panic!("it looks for its record for ever: {:?}", self.log);
+    }
+
+    /// The batch is written down: it goes out, or (now and then) it is put back.
+    fn begun(&mut self, world: &mut World, first: Position) {
+        let at = self
+            .beginning
+            .iter()
+            .position(|sending| sending.sends[0].0 == first)
+            .expect("it begins");
+        let sending = self.beginning.remove(at);
+        world.provoked.batches += u32::from(sending.sends.len() > 1);
+        let goes = world.now % 5 != 4;
+        self.partition.begun(first, goes);
+        if goes {
+            self.sending.push(sending);
+        } else {
+            let made = self.partition.single(first).map_or(0, |s| s.attempts);
+            for (position, send) in sending.sends {
+                self.started.remove(&(position, made.max(send.attempts)));
+            }
+        }
     }
 
     fn inspect(&mut self, world: &World, from: u64, to: Option<u64>) {
@@ -396,6 +534,12 @@ impl Hash for Owner {
     fn hash<H: Hasher>(&self, state: &mut H) {
         (&self.partition, &self.log, &self.sending, &self.ended).hash(state);
         (&self.under_way, &self.stored, &self.follow, &self.followed).hash(state);
-        (&self.parts, self.checkpoint, self.deletable).hash(state);
+        (
+            &self.parts,
+            self.checkpoint,
+            self.deletable,
+            &self.beginning,
+        )
+            .hash(state);
     }
 }

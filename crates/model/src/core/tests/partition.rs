@@ -2,12 +2,13 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::time::Duration;
 
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
 
 use super::owner::{How, Owner};
-use super::world::{Provoked, Record, Send, World, judge};
+use super::world::{Provoked, Record, Send, Shape, World, judge};
 use super::{config, failing_case, from_events, from_job};
 use crate::core::lane::Health;
 
@@ -52,6 +53,8 @@ pub(super) enum Op {
     End,
     /// Room for queues becomes scarce, or plenty.
     Room,
+    /// Somebody releases what waits.
+    Release,
 }
 
 #[derive(Debug, Clone)]
@@ -111,6 +114,7 @@ fn operations() -> impl Strategy<Value = Vec<Op>> {
         1 => Just(Op::Pause),
         1 => Just(Op::End),
         1 => Just(Op::Room),
+        1 => Just(Op::Release),
     ];
     proptest::collection::vec(op, 0..150)
 }
@@ -145,12 +149,49 @@ fn incoming() -> impl Strategy<Value = Vec<Record>> {
     })
 }
 
-pub(super) fn cases() -> impl Strategy<Value = (Vec<Record>, Vec<Op>)> {
-    (incoming(), operations())
+/// What the webhooks are like: none of them in order or in batches, some, by key, both.
+const SHAPES: [Shape; 5] = [
+    Shape {
+        ordered: &[],
+        by_key: &[],
+        batched: &[],
+        wait: Duration::ZERO,
+    },
+    Shape {
+        ordered: &[2],
+        by_key: &[3],
+        batched: &[],
+        wait: Duration::ZERO,
+    },
+    Shape {
+        ordered: &[1],
+        by_key: &[],
+        batched: &[2],
+        wait: Duration::ZERO,
+    },
+    Shape {
+        ordered: &[2, 3],
+        by_key: &[],
+        batched: &[1, 2],
+        wait: Duration::from_millis(7),
+    },
+    Shape {
+        ordered: &[],
+        by_key: &[1, 3],
+        batched: &[2, 3],
+        wait: Duration::from_millis(7),
+    },
+];
+
+pub(super) type Case = (Vec<Record>, Vec<Op>, u8);
+
+pub(super) fn cases() -> impl Strategy<Value = Case> {
+    (incoming(), operations(), 0..SHAPES.len() as u8)
 }
 
 fn how(byte: u8) -> How {
-    match byte % 8 {
+    match byte % 9 {
+        8 => How::Stop,
         0 => How::InPlace(1),
         1 | 2 => How::Retry(PATHS_MS[usize::from(byte / 8) % 3].to_vec()),
         3 => How::Dead(1 + u32::from(byte / 8 % 2)),
@@ -204,13 +245,14 @@ fn take_over(world: &mut World) -> TestCaseResult {
     Err(TestCaseError::fail("nobody can take over"))
 }
 
-pub(super) fn run(case: (Vec<Record>, Vec<Op>)) -> TestCaseResult {
+pub(super) fn run(case: Case) -> TestCaseResult {
     live_through(case).map(drop)
 }
 
 /// What it provoked.
-fn live_through((incoming, ops): (Vec<Record>, Vec<Op>)) -> Result<Provoked, TestCaseError> {
+fn live_through((incoming, ops, shape): Case) -> Result<Provoked, TestCaseError> {
     let mut world = World {
+        shape: SHAPES[usize::from(shape)],
         incoming: incoming.into_iter().map(Rc::new).collect(),
         ..World::default()
     };
@@ -260,6 +302,7 @@ fn live_through((incoming, ops): (Vec<Record>, Vec<Op>)) -> Result<Provoked, Tes
             }
             Op::End => world.ended = !world.ended,
             Op::Room => world.scarce = !world.scarce,
+            Op::Release => world.owners.iter_mut().for_each(Owner::release),
         }
     }
     calm(&mut world)?;
@@ -293,6 +336,7 @@ fn calm(world: &mut World) -> TestCaseResult {
                 owner.live(world)?;
             }
             owner.scan(world, 5)?;
+            owner.release();
             result = owner.start(world, 100);
             while !owner.sending.is_empty() {
                 owner.end(world, 0, How::Delivered);
@@ -363,7 +407,7 @@ fn who_claims_from_older_progress_than_there_is_by_then_begins_anew() {
         act(Act::Cache),
         act(Act::Delete),
     ];
-    let provoked = live_through((vec![record], ops)).expect("nothing is lost");
+    let provoked = live_through((vec![record], ops, 0)).expect("nothing is lost");
     assert_eq!((provoked.outdated, provoked.deletions > 0), (1, true));
 }
 
@@ -385,6 +429,9 @@ fn the_cases_provoke_what_they_are_about() {
         all.known += one.known;
         all.left_behind += one.left_behind;
         all.scanned += one.scanned;
+        all.batches += one.batches;
+        all.splits += one.splits;
+        all.held += one.held;
         sum.set(all);
         Ok(())
     });
@@ -402,6 +449,9 @@ fn the_cases_provoke_what_they_are_about() {
         sum.known,
         sum.left_behind,
         sum.scanned,
+        sum.batches,
+        sum.splits,
+        sum.held,
     ];
     // What a property never met it says nothing about.
     assert!(all.iter().all(|count| *count > 0), "{sum:?}");

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{Hash, Hasher};
 use std::rc::Rc;
+use std::time::Duration;
 
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
@@ -14,7 +15,7 @@ use super::tiers::{Tiers, Waiting};
 use super::{from_path, uid};
 use crate::core::checkpoint::{Checkpoint, CheckpointReader};
 use crate::core::claims::{ClaimReader, Counted, LogEntry};
-use crate::core::lane::{LaneKey, LaneKind};
+use crate::core::lane::{Batch, LaneKey, LaneKind};
 use crate::core::marks::{Stream, StreamPosition};
 use crate::core::partition::{After, Made, Partition, Read, Replayed, Ticket};
 use crate::ids::Position;
@@ -35,13 +36,48 @@ pub(super) struct Record {
     pub(super) sends: Vec<Send>,
 }
 
-impl Record {
-    fn kind(&self) -> LaneKind {
-        match self.source.stream {
-            Some(wire::source::Stream::Retry(_)) => LaneKind::Due,
-            Some(wire::source::Stream::Job(_)) => LaneKind::Bulk,
-            _ => LaneKind::Fresh,
+/// What the webhooks are like.
+#[derive(Debug, Clone, Copy, Default, Hash)]
+pub(super) struct Shape {
+    /// In order: within the webhook, or within one of two keys.
+    pub(super) ordered: &'static [u128],
+    pub(super) by_key: &'static [u128],
+    /// So many go out together.
+    pub(super) batched: &'static [u128],
+    pub(super) wait: Duration,
+}
+
+/// Sends of a batch at most.
+const TOGETHER: usize = 3;
+
+impl Shape {
+    pub(super) fn kind(&self, source: &wire::Source, send: Send) -> LaneKind {
+        let job = matches!(source.stream, Some(wire::source::Stream::Job(_)));
+        let retry = matches!(source.stream, Some(wire::source::Stream::Retry(_)));
+        let by_key = self.by_key.contains(&send.webhook);
+        match (self.ordered.contains(&send.webhook) || by_key, job) {
+            (true, true) => LaneKind::OrderedBulk,
+            (true, false) if by_key => LaneKind::Key((send.event % 2) as u8),
+            (true, false) => LaneKind::Ordered,
+            (false, true) => LaneKind::Bulk,
+            (false, false) if retry => LaneKind::Due,
+            (false, false) => LaneKind::Fresh,
         }
+    }
+
+    pub(super) fn batch(&self, webhook: u128) -> Option<Batch> {
+        self.batched.contains(&webhook).then_some(Batch {
+            sends: TOGETHER,
+            bytes: 1_000,
+            wait: self.wait,
+        })
+    }
+
+    /// Whether what fails goes again at its place, however long it waits.
+    pub(super) fn stays(&self, webhook: u128) -> bool {
+        [self.ordered, self.by_key, self.batched]
+            .iter()
+            .any(|some| some.contains(&webhook))
     }
 }
 
@@ -56,6 +92,19 @@ pub(super) struct Said {
     pub(super) retry: Option<Vec<u64>>,
     /// Whether there was an exchange.
     pub(super) exchange: bool,
+    /// Of a batch: the rest of it.
+    pub(super) others: Vec<(Position, Send)>,
+    /// It says that the batch begins, nothing else.
+    pub(super) begins: bool,
+}
+
+impl Said {
+    /// Every send it is about.
+    pub(super) fn sends(&self) -> impl Iterator<Item = (Position, Send)> + '_ {
+        [(self.position, self.send)]
+            .into_iter()
+            .chain(self.others.iter().copied())
+    }
 }
 
 pub(super) type Entry = LogEntry<Vec<Said>>;
@@ -108,6 +157,9 @@ pub(super) struct Provoked {
     pub(super) known: u32,
     pub(super) left_behind: u32,
     pub(super) scanned: u32,
+    pub(super) batches: u32,
+    pub(super) splits: u32,
+    pub(super) held: u32,
 }
 
 /// The logs, which outlive everybody.
@@ -127,6 +179,8 @@ pub(super) struct World {
     pub(super) candidates: Vec<Candidate>,
     pub(super) now: i64,
     pub(super) paused: bool,
+    /// What the webhooks are like.
+    pub(super) shape: Shape,
     /// Webhook 3 was deleted.
     pub(super) ended: bool,
     /// Room for queues: by position scarce, or plenty.
@@ -173,18 +227,15 @@ pub(super) fn counted(attempts: &[Rc<Entry>]) -> Vec<(u64, &Vec<Said>)> {
     counted
 }
 
-/// The reference: what the log says of one send: whether it is final, and the attempts made in place.
+/// The reference: what the log says of one send: whether it is final, and the attempts after which it goes again at its place.
 pub(super) fn said_of(counted: &[(u64, &Vec<Said>)], position: Position) -> (usize, Vec<Made>) {
     let of = counted
         .iter()
         .flat_map(|(_, said)| said.iter())
-        .filter(|said| said.position == position);
-    let (in_place, finals): (Vec<_>, Vec<_>) =
-        of.partition(|said| matches!(said.after, After::InPlace(_)));
-    (
-        finals.len(),
-        in_place.iter().map(|said| said.made).collect(),
-    )
+        .filter(|said| !said.begins && said.sends().any(|(p, _)| p == position));
+    let (again, finals): (Vec<_>, Vec<_>) =
+        of.partition(|said| matches!(said.after, After::InPlace(_) | After::Hold | After::Split));
+    (finals.len(), again.iter().map(|said| said.made).collect())
 }
 
 /// The reference: the sends that are no repeats, by their identity alone.
@@ -227,10 +278,11 @@ impl World {
                 },
                 lane: LaneKey {
                     webhook,
-                    kind: record.kind(),
+                    kind: self.shape.kind(&record.source, *send),
                 },
                 payload: *send,
                 bytes: 10,
+                weight: 10,
             };
             (read, stream, at)
         });
@@ -399,6 +451,7 @@ impl Candidate {
                 .find(|(read, ..)| read.position == position);
             self.partition.restore(read.expect("it is there").0);
         }
+        self.partition.restored();
         for follow in &self.follow {
             world.read(follow.position.offset)?;
         }
@@ -418,13 +471,14 @@ impl Candidate {
                     };
                     for (index, said) in (0..).zip(said) {
                         let webhook = uid(said.send.webhook);
-                        let replayed = self.partition.replay(
-                            ticket,
-                            said.position,
-                            webhook,
-                            said.after,
-                            said.made,
-                        );
+                        let sends: Vec<Position> = said.sends().map(|(p, _)| p).collect();
+                        if said.begins {
+                            self.partition.replay_begun(&sends, webhook);
+                            continue;
+                        }
+                        let replayed = self
+                            .partition
+                            .replay(ticket, &sends, webhook, said.after, said.made);
                         if replayed == Replayed::Refollow {
                             self.follow
                                 .extend(follow_ups(Position { offset, index }, &said));
@@ -446,6 +500,13 @@ pub(super) fn judge(world: &World) -> TestCaseResult {
     let counted = counted(&world.attempts);
     let mut numbers: BTreeMap<(u64, u128), Vec<u32>> = BTreeMap::new();
     let mut following = BTreeSet::new();
+    // The batches that were begun, by their first, and what is final so far.
+    let mut together: BTreeMap<Position, Vec<(Position, Send)>> = BTreeMap::new();
+    let mut ended: BTreeSet<Position> = BTreeSet::new();
+    let lane_of = |position: &Position, send: &Send| {
+        let record = &world.deliveries[position.offset as usize];
+        (send.webhook, world.shape.kind(&record.source, *send))
+    };
     let tickets = counted.iter().flat_map(|(offset, said)| {
         let index = 0_u32..;
         index.zip(said.iter()).map(|(index, said)| {
@@ -459,18 +520,55 @@ pub(super) fn judge(world: &World) -> TestCaseResult {
         })
     });
     for (ticket, said) in tickets {
+        let sends: Vec<_> = said.sends().collect();
+        for (position, send) in &sends {
+            prop_assert_eq!(
+                wanted.get(position),
+                Some(send),
+                "a repeat, or nothing at all"
+            );
+            prop_assert!(!ended.contains(position), "{:?} is final already", position);
+        }
+        if said.begins {
+            for (position, _) in &sends {
+                let elsewhere = together
+                    .values()
+                    .any(|batch| batch.iter().any(|(p, _)| p == position));
+                prop_assert!(!elsewhere, "{:?} is in another batch", position);
+            }
+            together.insert(said.position, sends);
+            continue;
+        }
+        if said.exchange {
+            let batch = together
+                .values()
+                .find(|batch| batch.iter().any(|(p, _)| *p == said.position));
+            prop_assert!(
+                batch.is_none_or(|batch| *batch == sends),
+                "{sends:?} is not what began as {batch:?}"
+            );
+            let (webhook, lane) = lane_of(&said.position, &said.send);
+            let before = wanted
+                .range(..said.position)
+                .filter(|(p, send)| lane_of(p, send) == (webhook, lane))
+                .find(|(p, _)| lane.is_ordered() && !ended.contains(*p));
+            prop_assert_eq!(before, None, "{:?} of {:?} came first", said.position, lane);
+        }
         let written = world.written.get(&ticket).copied().unwrap_or(0);
         if let After::Follow(count) = said.after {
             following.insert(ticket);
             prop_assert!(written >= count, "what follows from {said:?} is missing");
         }
-        prop_assert_eq!(
-            wanted.get(&said.position),
-            Some(&said.send),
-            "a repeat, or nothing at all"
-        );
-        if said.exchange {
-            let delivery = (said.send.event, said.send.webhook);
+        match said.after {
+            After::Settled | After::Follow(_) => {
+                ended.extend(sends.iter().map(|(p, _)| *p));
+                together.remove(&said.position);
+            }
+            After::Split => drop(together.remove(&said.position)),
+            After::InPlace(_) | After::Hold => {}
+        }
+        for (_, send) in sends.iter().filter(|_| said.exchange) {
+            let delivery = (send.event, send.webhook);
             numbers
                 .entry(delivery)
                 .or_default()

@@ -1,0 +1,189 @@
+//! Doing what people want of single deliveries. A command is done when a record of the owner's says so; what it does counts with that record.
+
+use std::sync::Arc;
+
+use hookline_journal::{Batch, JournalError, ReadBudget, Reader};
+use hookline_model::core::partition::{Made, Partition};
+use hookline_model::ids::Position;
+use hookline_model::limits::ENDED_MAX;
+use hookline_model::outcome::Outcome;
+use hookline_model::time::Millis;
+use hookline_model::wire::{self, command::What};
+
+use super::{ToWrite, Worker, WorkerError};
+use crate::attempt::{self, Unit};
+use crate::commands;
+use crate::door::Ended;
+use crate::records::Payload;
+use crate::shared::Shared;
+
+const BUDGET: ReadBudget = ReadBudget { bytes: 256 * 1024 };
+
+/// Commands taken at once.
+const AT_ONCE: usize = 16;
+
+/// The partition's commands, and what is remembered of them.
+pub(super) struct ByHand {
+    reader: Box<dyn Reader>,
+    /// Below this they are being done.
+    taken: u64,
+    ended: Arc<Ended>,
+}
+
+impl ByHand {
+    pub(super) async fn open(
+        shared: &Shared,
+        p: u32,
+        partition: &Partition<Payload>,
+    ) -> Result<Self, JournalError> {
+        let topic = &shared.names.commands;
+        let start = shared.journal.start(topic, p).await?;
+        let taken = partition.commands().max(start);
+        Ok(Self {
+            reader: shared.journal.reader(topic, p, taken, BUDGET).await?,
+            taken,
+            ended: Arc::new(commands::ended(partition)),
+        })
+    }
+
+    /// Runs that were ended.
+    pub(super) fn ended(&self) -> &Arc<Ended> {
+        &self.ended
+    }
+
+    /// The next commands; cancel safe.
+    pub(super) async fn next(&mut self) -> Result<Batch, JournalError> {
+        self.reader.next(AT_ONCE).await.map_err(JournalError::from)
+    }
+}
+
+impl Worker {
+    /// Does what the records of `commands` want.
+    pub(super) fn commands(&mut self, batch: Batch) -> Result<(), WorkerError> {
+        for stored in &batch.records {
+            if stored.offset < self.by_hand.taken {
+                continue;
+            }
+            self.by_hand.taken = stored.offset + 1;
+            self.progress.changed();
+            let now = self.shared.clock.now();
+            let mut done = wire::CommandDone {
+                offset: stored.offset,
+                at_ms: now.0,
+                ..wire::CommandDone::default()
+            };
+            let refused = match commands::read(stored) {
+                Ok(command) => self.command(&command, &mut done, now).err(),
+                Err(why) => Some(why),
+            };
+            if let Some(why) = refused {
+                tracing::warn!(partition = self.p, offset = stored.offset, reason = %why, "a command is not carried out");
+                done.refused = why;
+            }
+            self.to_write.push(ToWrite::done(done));
+        }
+        Ok(())
+    }
+
+    /// What is to be done counts with `done`, which is written in the same record or a later one.
+    fn command(
+        &mut self,
+        command: &wire::Command,
+        done: &mut wire::CommandDone,
+        now: Millis,
+    ) -> Result<(), String> {
+        let resting = self.resting(command);
+        match command.what.as_ref().ok_or("it does not say what to do")? {
+            What::Skip(_) => {
+                let unit = self.head(resting)?;
+                done.send = Some(unit.position.into());
+                self.end_by_hand(&unit, now, "skipped by hand");
+            }
+            What::Release(_) => {
+                let unit = self.head(resting)?;
+                done.send = Some(unit.position.into());
+                done.release = true;
+            }
+            What::Cancel(_) => match resting.filter(|unit| !unit.batch) {
+                Some(unit) => {
+                    done.send = Some(unit.position.into());
+                    self.end_by_hand(&unit, now, "cancelled by hand");
+                }
+                None if self.partition.ended().len() >= ENDED_MAX => {
+                    return Err(format!(
+                        "{ENDED_MAX} deliveries of this partition are ended already while they wait; try again later"
+                    ));
+                }
+                None => {
+                    done.ended = command.delivery_id.clone();
+                    done.ended_run = command.run;
+                }
+            },
+            What::Start(_) => return Err("this version starts no runs by command".into()),
+        }
+        Ok(())
+    }
+
+    /// The unit that waits in place and holds the delivery.
+    fn resting(&self, command: &wire::Command) -> Option<Unit> {
+        let holds = |payload: &Payload| {
+            payload.send().delivery_id == command.delivery_id
+                && payload.send().webhook_uid == command.webhook_uid
+        };
+        let position = self.partition.resting_at().find(|position| {
+            let unit = self.partition.unit(*position);
+            unit.is_some_and(|(_, mut sends)| sends.any(|queued| holds(&queued.payload)))
+        })?;
+        self.unit(position)
+    }
+
+    /// A unit that was begun, as it would go out.
+    fn unit(&self, position: Position) -> Option<Unit> {
+        let (batch, mut sends) = self.partition.unit(position)?;
+        let first = sends.next()?;
+        Some(Unit {
+            position,
+            lane: first.lane,
+            batch,
+            payload: first.payload.clone(),
+            others: sends
+                .map(|queued| (queued.position, queued.payload.clone()))
+                .collect(),
+        })
+    }
+
+    fn head(&self, resting: Option<Unit>) -> Result<Unit, String> {
+        resting
+            .filter(|unit| unit.lane.kind.is_ordered())
+            .ok_or_else(|| {
+                "the delivery does not wait at the head of an ordered lane now: it is being sent, waits behind another, or is final".into()
+            })
+    }
+
+    fn end_by_hand(&mut self, unit: &Unit, now: Millis, why: &str) {
+        let webhook = self.snapshot.webhook(unit.lane.webhook).cloned();
+        let made = self.partition.single(unit.position);
+        let made = made.map_or_else(Made::default, |single| Made {
+            attempts: single.attempts,
+            first_try: single.first_try,
+        });
+        // Until that counts, it goes out no more.
+        self.partition.ends(unit.position);
+        let judged =
+            attempt::without_exchange(unit, webhook.as_deref(), Outcome::Cancelled, made, now, why);
+        self.to_write.push(ToWrite::judged(judged));
+    }
+
+    /// It has certainly counted.
+    pub(super) fn command_done(&mut self, done: &wire::CommandDone) {
+        commands::take_note(&mut self.partition, done);
+        if let Some(send) = done.send.filter(|_| done.release) {
+            self.partition.release(send.into());
+        }
+        if !done.ended.is_empty() {
+            self.by_hand.ended = Arc::new(commands::ended(&self.partition));
+            self.ask_resting = true;
+        }
+        self.progress.changed();
+    }
+}
