@@ -131,6 +131,8 @@ fn attempts(record: &StoredRecord, value: Bytes) -> String {
             Some(next::Kind::Retry(retry)) => format!(" then {:?}", retry.path_ms),
             Some(next::Kind::InPlace(_)) => " then in place".to_owned(),
             Some(next::Kind::Dead(_)) => " then dead".to_owned(),
+            Some(next::Kind::Hold(_)) => " then held".to_owned(),
+            Some(next::Kind::Split(_)) => " then split".to_owned(),
             None => String::new(),
         };
         let outcome = attempt

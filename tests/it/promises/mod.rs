@@ -6,6 +6,7 @@ mod cli;
 mod everything_arrives_once;
 mod filters;
 mod graceful_restart_repeats_nothing;
+mod in_order;
 mod isolation;
 mod outcomes;
 mod public_forms;

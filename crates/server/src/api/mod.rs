@@ -28,6 +28,7 @@ use axum::routing::{MethodRouter, get, post};
 use hookline_dispatch::WayOut;
 use hookline_dispatch::guard::UrlPolicy;
 use hookline_history::Store;
+use hookline_journal::Journal;
 use hookline_model::time::Clock;
 use hookline_registry::{Registry, Snapshot};
 use parking_lot::Mutex;
@@ -60,6 +61,8 @@ pub(crate) struct Api {
     pub(crate) history: Arc<Store>,
     /// The way of events to the journal.
     publishing: Publishing,
+    /// Where commands go, with the prefix of its topics.
+    commands: (Arc<dyn Journal>, String),
     /// What this process was started for.
     roles: BTreeSet<Role>,
     /// As of when the registry was last known to be current.
@@ -76,6 +79,7 @@ impl Api {
             endpoints: Endpoints::new(&system.config, &system.clock, way),
             history,
             publishing: Publishing::new(system),
+            commands: (system.journal(), system.config.journal.prefix.clone()),
             roles: roles.iter().copied().collect(),
             current_at: Mutex::new(None),
         }

@@ -1,15 +1,19 @@
 //! `POST …/webhooks/{name}:…`: states, tests, restoring, new secrets.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
-use hookline_model::ids::WebhookUid;
+use hookline_dispatch::commands::{self, Answer};
+use hookline_model::ids::{DeliveryId, WebhookUid};
 use hookline_model::resource::{State, Verification};
+use hookline_model::wire::{self, command::What};
 use hookline_registry::{DeletedWebhook, WebhookEntry};
 use secrecy::ExposeSecret as _;
+use serde_json::json;
 
 use super::Problem;
 use super::caller::{Caller, Manage};
@@ -18,7 +22,11 @@ use super::test_sends::chosen;
 use super::webhooks::{find, unsigned};
 use crate::{endpoints, shown};
 
-const ACTIONS: &str = "activate, deactivate, pause, resume, rotate-secret, restore, test";
+const ACTIONS: &str =
+    "activate, deactivate, pause, resume, rotate-secret, restore, test, skip, release";
+
+/// How long an owner of the partition is waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What can be done to a webhook.
 pub(super) async fn act(
@@ -47,6 +55,8 @@ pub(super) async fn act(
         "rotate-secret" => target.rotate().await,
         "restore" => target.restore().await,
         "test" => target.test().await,
+        "skip" => target.head(What::Skip(wire::command::Skip {})).await,
+        "release" => target.head(What::Release(wire::command::Release {})).await,
         _ => {
             let shown: String = action.chars().take(64).collect();
             Err(Problem::not_found(format!(
@@ -92,6 +102,52 @@ impl Target {
             )));
         }
         self.set(State::Active, None).await
+    }
+
+    /// Skips or releases the head of an ordered lane, which the body names: by itself the head may be another one by now.
+    async fn head(mut self, what: What) -> Result<Response, Problem> {
+        let current = self.current().await?;
+        self.body.only(&["delivery_id"])?;
+        let named = self.body.text("delivery_id")?.ok_or_else(|| {
+            Problem::field(
+                "delivery_id",
+                "is required: the delivery that is meant (`hookline get attempts`, or GET …/attempts, shows it)",
+            )
+        })?;
+        let delivery = DeliveryId::parse(named).ok_or_else(|| {
+            Problem::field(
+                "delivery_id",
+                "is no delivery id; one looks like dlv_0123456789abcdef0123456789abcdef",
+            )
+        })?;
+        let api = &self.caller.api;
+        let layout = self.caller.snapshot.layout();
+        let partitions = layout
+            .ok_or_else(|| Problem::unavailable("the registry has no layout yet; try again"))?
+            .partitions;
+        let command = wire::Command {
+            format: wire::FORMAT,
+            webhook_uid: current.uid.as_bytes().to_vec().into(),
+            delivery_id: delivery.0.to_vec().into(),
+            at_ms: api.clock.now().0,
+            what: Some(what),
+            ..wire::Command::default()
+        };
+        let (journal, prefix) = &api.commands;
+        let p = current.partition(partitions);
+        let answer = commands::give(&**journal, prefix, p, &command, PATIENCE).await;
+        match answer.map_err(|error| {
+            Problem::unavailable(format!("the command may not be stored: {error}"))
+        })? {
+            Answer::Done => {
+                Ok(Json(json!({"delivery_id": named, "status": "done"})).into_response())
+            }
+            Answer::Refused(why) => Err(Problem::conflict(why)),
+            Answer::Pending => {
+                let body = Json(json!({"delivery_id": named, "status": "pending"}));
+                Ok((StatusCode::ACCEPTED, body).into_response())
+            }
+        }
     }
 
     /// Sends a test, and remembers one that the webhook needs to go live.
