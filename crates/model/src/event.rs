@@ -3,6 +3,9 @@
 //! The hot path of fan-out: one pass over the value, data neither copied nor built into a tree, memory bounded by the size of the record
 //! however hostile it is.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
+
 use bytes::Bytes;
 use prost::Message as _;
 
@@ -180,6 +183,32 @@ pub fn is_json(media: &str) -> bool {
             && named[named.len() - suffix.len()..].eq_ignore_ascii_case(suffix)
     };
     ends(b"/json") || ends(b"+json")
+}
+
+/// The text at a path such as `data.order.status`: numbers and truth values are written out. `None`: the event has nothing like that there.
+#[must_use]
+pub fn text_at(event: &wire::Event, path: &str) -> Option<String> {
+    use serde_json::value::RawValue;
+    let mut members = path.strip_prefix("data.")?.split('.').peekable();
+    if !is_json(&event.data_content_type) {
+        return None;
+    }
+    let mut at: &[u8] = &event.data;
+    while let Some(member) = members.next() {
+        // Level by level: nothing beside the path is built into a tree.
+        let level: HashMap<Cow<'_, str>, &RawValue> = serde_json::from_slice(at).ok()?;
+        at = level.get(member)?.get().as_bytes();
+        if members.peek().is_none() {
+            return match serde_json::from_slice(at).ok()? {
+                serde_json::Value::String(text) => Some(text),
+                value @ (serde_json::Value::Number(_) | serde_json::Value::Bool(_)) => {
+                    Some(value.to_string())
+                }
+                _ => None,
+            };
+        }
+    }
+    None
 }
 
 fn from_protobuf(value: &Bytes) -> Result<wire::Event, Unreadable> {

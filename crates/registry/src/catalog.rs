@@ -79,6 +79,18 @@ impl Snapshot {
     }
 }
 
+impl Snapshot {
+    /// Where in an event of that type the platform's status stands: as the preset says that the event type follows, else that of the project.
+    #[must_use]
+    pub fn status_path(&self, project: &str, event_type: &str) -> Option<&'static str> {
+        let by_type = self.event_type(project, event_type);
+        let by_type = by_type.and_then(|entry| entry.settings.preset);
+        let by_project = self.project(project).and_then(|p| p.settings.preset);
+        let mut presets = by_type.into_iter().chain(by_project);
+        presets.find_map(|preset| preset.definition().status_path.as_deref())
+    }
+}
+
 impl Registry {
     /// Writes an event type, or makes it. The same content again writes nothing.
     ///

@@ -412,3 +412,41 @@ proptest! {
         survives(read(&[], value));
     }
 }
+
+#[test]
+fn the_text_at_a_path_is_found_and_nothing_else_is() {
+    let event = |data: &'static str, media: &str| wire::Event {
+        data: Bytes::from_static(data.as_bytes()),
+        data_content_type: media.into(),
+        ..wire::Event::default()
+    };
+    let activity = event(
+        r#"{"activityStatus":"READ","n":7,"yes":true,"deep":{"a b":{"c":"x\u00e9"}},"list":["a"],"none":null}"#,
+        "",
+    );
+    for (path, expected) in [
+        ("data.activityStatus", Some("READ")),
+        ("data.n", Some("7")),
+        ("data.yes", Some("true")),
+        ("data.deep.a b.c", Some("xé")),
+        ("data.deep", None),
+        ("data.deep.a b.c.d", None),
+        ("data.list", None),
+        ("data.list.0", None),
+        ("data.none", None),
+        ("data.missing", None),
+        ("data.", None),
+        ("data", None),
+        ("type", None),
+    ] {
+        assert_eq!(text_at(&activity, path).as_deref(), expected, "{path}");
+    }
+    let others = [
+        event(r#"{"a":"b"}"#, "text/plain"),
+        event("[1]", ""),
+        event("", ""),
+    ];
+    for other in others {
+        assert_eq!(text_at(&other, "data.a"), None);
+    }
+}
