@@ -1,10 +1,11 @@
 //! What became of the deliveries.
 //!
-//! Comes in: the public output of dispatch. Goes out: what people see of it. [`Tail`] shows attempts as they happen; [`History`] puts them
-//! into a [`Store`] that can be asked, page by page or as a whole ([`Export`]).
+//! Comes in: the public output of dispatch, and the events themselves. Goes out: what people see of them. [`Tail`] shows attempts as they
+//! happen; [`History`] puts both into a [`Store`] that can be asked, page by page or as a whole ([`Export`]).
 //!
 //! What this crate does not know: how attempts are made. Delivery never waits for it.
 
+mod activity;
 mod attempt_line;
 mod decode;
 mod export;
@@ -16,12 +17,15 @@ mod tail;
 #[cfg(test)]
 mod testing;
 
+pub use activity::{Activity, ActivityData};
 pub use attempt_line::{
     AttemptLine, ContactView, HeaderView, OUTCOMES, PositionView, RequestView, ResponseView,
 };
 pub use export::{Export, ExportFormat};
 pub use stage::{History, HistoryConfig, HistoryError};
 pub use store::{
-    AttemptFilter, AttemptPage, DeliveryView, Place, RunView, StatusFilter, Store, StoreError,
+    ActivityEnd, ActivityFilter, ActivityPage, AttemptFilter, AttemptPage, DeliveryView, Figures,
+    Interval, Latency, Place, RunView, StatusFilter, Step, Store, StoreError, Wanted,
+    WebhookStatistics,
 };
 pub use tail::{Tail, TailError, TailFilter, TailFrom, TailItem};

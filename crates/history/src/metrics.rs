@@ -4,14 +4,19 @@ use prometheus::{
     Gauge, Histogram, HistogramOpts, IntCounter, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
+use crate::store::Read;
+
 pub(crate) struct HistoryMetrics {
-    pub(crate) attempts: IntCounter,
-    pub(crate) batch: Histogram,
+    attempts: IntCounter,
+    activities: IntCounter,
+    batch: Histogram,
     pub(crate) write: Histogram,
     pub(crate) unreadable: IntCounter,
     pub(crate) missed: IntCounter,
     pub(crate) deleted: IntCounter,
     pub(crate) owned: IntGauge,
+    pub(crate) owned_events: IntGauge,
+    pub(crate) behind_events: IntGauge,
     pub(crate) stopped: IntGauge,
     pub(crate) up: IntGauge,
     pub(crate) oldest: Gauge,
@@ -55,6 +60,10 @@ impl HistoryMetrics {
                 "hookline_history_attempts_total",
                 "Attempts put into the store.",
             )?,
+            activities: counter(
+                "hookline_history_activities_total",
+                "Events put into the store, repeated ones included.",
+            )?,
             batch: histogram(
                 "hookline_history_batch_attempts",
                 "Attempts of one transaction.",
@@ -81,6 +90,14 @@ impl HistoryMetrics {
                 "hookline_history_partitions_owned",
                 "Partitions of attempts that this process reads into the store.",
             )?,
+            owned_events: number(
+                "hookline_history_event_partitions_owned",
+                "Partitions of events that this process reads into the store.",
+            )?,
+            behind_events: number(
+                "hookline_history_events_behind_records",
+                "Records between what is in the store and the end of the topic of events, by this process's partitions.",
+            )?,
             stopped: number(
                 "hookline_history_partitions_stopped",
                 "Partitions that cannot be read on; the log says why and what to do.",
@@ -99,6 +116,19 @@ impl HistoryMetrics {
             )?,
             lag,
         })
+    }
+
+    /// What one transaction put in.
+    pub(crate) fn stored(&self, read: &Read<'_>) {
+        let (count, rows) = match read {
+            Read::Attempts(attempts) => {
+                #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+                self.batch.observe(attempts.len() as f64);
+                (&self.attempts, attempts.len())
+            }
+            Read::Activities(activities) => (&self.activities, activities.len()),
+        };
+        count.inc_by(u64::try_from(rows).unwrap_or(0));
     }
 
     pub(crate) fn lag(&self, topic: &str, records: u64) {

@@ -1,4 +1,4 @@
-//! One partition of `attempts` on its way into the store.
+//! One partition of `attempts` or `events` on its way into the store.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use hookline_journal::{Journal, JournalError, ReadBudget, ReadError, Reader, StoredRecord};
 use hookline_model::time::{Clock, Millis};
+use hookline_registry::Snapshot;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::AttemptLine;
 use crate::decode::{Decoded, decode, lines};
 use crate::metrics::HistoryMetrics;
-use crate::stage::{LEASE, told};
-use crate::store::{Batch, Lease, Store, StoreError, WriteError};
+use crate::stage::{LEASE, Source, told};
+use crate::store::{Batch, Lease, Read, Store, StoreError, WriteError};
+use crate::{Activity, AttemptLine};
 
 /// What a partition may have read ahead.
 const BUDGET: ReadBudget = ReadBudget { bytes: 256 * 1024 };
@@ -25,6 +26,9 @@ const BYTES: usize = 256 * 1024;
 const LINGER: Duration = Duration::from_millis(100);
 /// A transaction that takes longer is given up. What became of it is seen by the offset in the store.
 const WRITE_WITHIN: Duration = Duration::from_secs(30);
+
+/// How long the live view of the registry has to reach the registry's end.
+const REGISTRY_WITHIN: Duration = Duration::from_secs(30);
 
 /// Why a partition is not read on by this process.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +45,9 @@ pub(crate) enum Ended {
     /// The store did not say in time whether it took it.
     #[error("the history store did not answer within {WRITE_WITHIN:?}")]
     Late,
+    /// What projects there are is not known.
+    #[error("the registry was not read to its end within {REGISTRY_WITHIN:?}")]
+    Registry,
     /// The journal does not give it.
     #[error(transparent)]
     Journal(#[from] JournalError),
@@ -66,6 +73,9 @@ pub(crate) struct Surroundings {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: Arc<HistoryMetrics>,
     pub(crate) retention: Duration,
+    /// The topic of the registry, and the live view of it.
+    pub(crate) registry: String,
+    pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
 }
 
 impl Surroundings {
@@ -74,11 +84,24 @@ impl Surroundings {
         let span = i64::try_from(self.retention.as_millis()).unwrap_or(i64::MAX);
         Millis(self.clock.now().0.saturating_sub(span))
     }
+
+    /// The registry as it is now, or later. Only looked at: who reads it on may be waited for by others, and nobody waits for the history.
+    async fn snapshot(&self) -> Result<Arc<Snapshot>, Ended> {
+        let end = self.journal.end(&self.registry, 0).await?;
+        let mut snapshots = self.snapshots.clone();
+        let reached = snapshots.wait_for(|snapshot| snapshot.offset >= end);
+        match timeout(REGISTRY_WITHIN, reached).await {
+            Ok(Ok(snapshot)) => Ok(Arc::clone(&snapshot)),
+            // In time, or because nobody reads it on any more.
+            Ok(Err(_)) | Err(_) => Err(Ended::Registry),
+        }
+    }
 }
 
 /// Reads one partition into the store.
 pub(crate) struct Partition {
     around: Surroundings,
+    source: Source,
     lease: Lease,
     reader: Box<dyn Reader>,
     claim_epoch: u64,
@@ -107,6 +130,7 @@ impl Partition {
     /// Opens it where the store stands. `next` tells how far it is.
     pub(crate) async fn open(
         around: Surroundings,
+        source: Source,
         lease: Lease,
         next: Arc<AtomicU64>,
     ) -> Result<Self, Ended> {
@@ -126,6 +150,7 @@ impl Partition {
         Ok(Self {
             claim_epoch: lease.claim_epoch,
             around,
+            source,
             lease,
             reader,
             begins,
@@ -188,7 +213,7 @@ impl Partition {
             partition,
             from = position,
             to = start,
-            "records of attempts were deleted before the history had read them; what it has begins anew behind them"
+            "records were deleted before the history had read them; what it has begins anew behind them"
         );
         self.reader = self
             .around
@@ -235,28 +260,57 @@ impl Partition {
         attempts
     }
 
+    /// The events of records, in the order of the log. What is none, or of no project, stands in `rejected` by fan-out, which has said so.
+    fn activities(&self, records: &[StoredRecord], snapshot: Option<&Snapshot>) -> Vec<Activity> {
+        let (now, oldest) = (self.around.clock.now(), self.around.oldest());
+        let Some(snapshot) = snapshot else {
+            return Vec::new();
+        };
+        let read = records
+            .iter()
+            .filter_map(|record| Activity::read(record, self.lease.partition, snapshot, now));
+        read.filter(|activity| activity.accepted_ms >= oldest.0)
+            .collect()
+    }
+
     /// Stores what was read, together with how far that goes.
     async fn store(&mut self, collected: Collected) -> Result<(), Ended> {
         let next = self.reader.position();
         if self.lease.next == Some(next) && self.missed == 0 {
             return Ok(());
         }
+        let first_at = collected.records.first().map(|r| Millis(r.timestamp_ms));
+        let snapshot = match self.source {
+            Source::Events if !collected.records.is_empty() => Some(self.around.snapshot().await?),
+            Source::Events | Source::Attempts => None,
+        };
         // Taken apart into rows it takes many times as much: only for who may write next.
         let store = Arc::clone(&self.around.store);
         let turn = store.turn().await;
-        let first_at = collected.records.first().map(|r| Millis(r.timestamp_ms));
-        let attempts = self.attempts(collected.records);
+        let (attempts, activities);
+        let read = match self.source {
+            Source::Attempts => {
+                attempts = self.attempts(collected.records);
+                Read::Attempts(&attempts)
+            }
+            Source::Events => {
+                activities = self.activities(&collected.records, snapshot.as_deref());
+                Read::Activities(&activities)
+            }
+        };
         // What is older than the retention was read and left out.
         let oldest = self.around.oldest();
-        let kept_from = self.begins.zip(first_at.map(|at| at.max(oldest)));
+        let now = self.around.clock.now();
+        let kept_from = self.begins.zip(first_at.map(|at| at.min(now).max(oldest)));
         let batch = Batch {
             lease: &self.lease,
-            attempts: &attempts,
+            read,
+            now,
             next,
             claim_epoch: self.claim_epoch,
             kept_from,
             missed: self.missed,
-            lease_until: self.around.clock.now().plus(LEASE),
+            lease_until: now.plus(LEASE),
         };
         let began = Instant::now();
         match timeout(WRITE_WITHIN, store.write(&turn, &batch)).await {
@@ -265,11 +319,7 @@ impl Partition {
         }
         let metrics = &self.around.metrics;
         metrics.write.observe(began.elapsed().as_secs_f64());
-        #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-        metrics.batch.observe(attempts.len() as f64);
-        metrics
-            .attempts
-            .inc_by(u64::try_from(attempts.len()).unwrap_or(0));
+        metrics.stored(&read);
         self.lease.next = Some(next);
         self.next.store(next, Ordering::Relaxed);
         self.missed = 0;

@@ -1,4 +1,4 @@
-//! The role `history`: the topic of attempts into the SQL store.
+//! The role `history`: the topics of attempts and of events into the SQL store.
 //!
 //! One supervisor says now and then that this process is there, takes its share of the partitions by leases in the store, and runs a reader
 //! for each. When the store does not answer, it waits; nobody waits for it.
@@ -11,13 +11,14 @@ use std::time::Duration;
 use hookline_journal::{Journal, JournalError};
 use hookline_model::time::{Clock, Millis};
 use hookline_model::topics::Topic;
+use hookline_registry::Snapshot;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 use crate::metrics::HistoryMetrics;
 use crate::partition::{Ended, Partition, Surroundings};
-use crate::store::{Store, StoreError};
+use crate::store::{MINUTES_KEPT, Store, StoreError};
 
 /// A process that was silent for this long loses its partitions to others.
 pub(crate) const LEASE: Duration = Duration::from_secs(15);
@@ -39,6 +40,26 @@ const RETENTION_EVERY: Duration = Duration::from_secs(300);
 const RETENTION_ROWS: u32 = 500;
 const RETENTION_PAUSE: Duration = Duration::from_millis(50);
 
+/// What is read into the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Source {
+    /// The topic of attempts.
+    Attempts,
+    /// The topic of events.
+    Events,
+}
+
+impl Source {
+    const ALL: [Self; 2] = [Self::Attempts, Self::Events];
+
+    fn topic(self, prefix: &str) -> String {
+        match self {
+            Self::Attempts => Topic::Attempts.name(prefix),
+            Self::Events => Topic::Events.name(prefix),
+        }
+    }
+}
+
 /// How the history works.
 #[derive(Debug, Clone)]
 pub struct HistoryConfig {
@@ -46,7 +67,7 @@ pub struct HistoryConfig {
     pub prefix: String,
     /// This process, for people and in leases.
     pub worker: String,
-    /// How long attempts are kept in the store.
+    /// How long attempts and events are kept in the store.
     pub retention: Duration,
 }
 
@@ -66,7 +87,7 @@ enum TickError {
     Store(#[from] StoreError),
     #[error("the history store did not answer within {TICK_WITHIN:?}")]
     Late,
-    #[error("cannot ask for the partitions of the topic of attempts")]
+    #[error("cannot ask for the partitions of the topics")]
     Journal(#[from] JournalError),
     #[error("there is no topic {topic}: make it with `hookline topics create`")]
     NoTopic { topic: String },
@@ -75,7 +96,6 @@ enum TickError {
 /// The stage.
 pub struct History {
     config: HistoryConfig,
-    topic: String,
     around: Surroundings,
 }
 
@@ -88,9 +108,12 @@ struct Held {
     complete_at: Millis,
 }
 
+/// A partition of one of the topics.
+type Shard = (Source, u32);
+
 enum Done {
     Reader {
-        partition: u32,
+        shard: Shard,
         epoch: u64,
         ended: Ended,
     },
@@ -99,20 +122,20 @@ enum Done {
 
 struct Supervisor {
     config: HistoryConfig,
-    topic: String,
+    topics: BTreeMap<Source, String>,
     around: Surroundings,
-    partitions: u32,
+    partitions: BTreeMap<Source, u32>,
     topics_at: Option<Instant>,
-    held: BTreeMap<u32, Held>,
-    broken: BTreeMap<u32, Instant>,
+    held: BTreeMap<Shard, Held>,
+    broken: BTreeMap<Shard, Instant>,
     running: JoinSet<Done>,
     complained: Option<(Instant, String)>,
-    /// Whether this process is the one that deletes what is old: it has the first partition.
+    /// Whether this process is the one that deletes what is old: it has the first partition of attempts.
     first: Arc<AtomicBool>,
 }
 
 impl History {
-    /// The stage over this store.
+    /// The stage over this store. `snapshots` is the live view of the registry, which somebody else keeps live.
     ///
     /// # Errors
     /// When a metric of its name is there already.
@@ -120,18 +143,20 @@ impl History {
         config: HistoryConfig,
         journal: Arc<dyn Journal>,
         store: Arc<Store>,
+        snapshots: watch::Receiver<Arc<Snapshot>>,
         clock: Arc<dyn Clock>,
         metrics: &prometheus::Registry,
     ) -> Result<Self, HistoryError> {
         let metrics = Arc::new(HistoryMetrics::new(metrics)?);
         Ok(Self {
-            topic: Topic::Attempts.name(&config.prefix),
             around: Surroundings {
                 journal,
                 store,
                 clock,
                 metrics,
                 retention: config.retention,
+                registry: Topic::Registry.name(&config.prefix),
+                snapshots,
             },
             config,
         })
@@ -140,11 +165,12 @@ impl History {
     /// Reads until told to stop. What goes wrong is logged and tried again: nothing else depends on it.
     pub async fn run(self, mut stop: watch::Receiver<bool>) {
         let (tell, retention) = watch::channel(false);
+        let topic = |source: Source| (source, source.topic(&self.config.prefix));
         let mut supervisor = Supervisor {
+            topics: Source::ALL.map(topic).into(),
             config: self.config,
-            topic: self.topic,
             around: self.around,
-            partitions: 0,
+            partitions: BTreeMap::new(),
             topics_at: None,
             held: BTreeMap::new(),
             broken: BTreeMap::new(),
@@ -175,11 +201,12 @@ impl Supervisor {
     )]
     fn start_retention(&mut self, mut stop: watch::Receiver<bool>) {
         let around = self.around.clone();
-        let (first, topic) = (Arc::clone(&self.first), self.topic.clone());
+        let first = Arc::clone(&self.first);
+        let topics: Vec<_> = self.topics.values().cloned().collect();
         self.running.spawn(async move {
             tokio::select! {
                 () = told(&mut stop) => {}
-                () = retain(around, first, topic) => {}
+                () = retain(around, first, topics) => {}
             }
             Done::Retention
         });
@@ -226,43 +253,64 @@ impl Supervisor {
         let now = self.around.clock.now();
         let until = now.plus(LEASE);
         let workers = store.heartbeat(&self.config.worker, now, until).await?;
-        let leases = store.leases(&self.topic).await?;
+        self.broken.retain(|_, since| since.elapsed() < BROKEN_FOR);
+        for (source, topic) in self.topics.clone() {
+            self.share_topic(source, &topic, workers, now, until)
+                .await?;
+        }
+        self.first.store(
+            self.held.contains_key(&(Source::Attempts, 0)),
+            Ordering::Relaxed,
+        );
+        if let Some(kept_from) = store.kept_from(Topic::Attempts).await? {
+            #[expect(clippy::cast_precision_loss, reason = "good for 285,000 years")]
+            let seconds = kept_from.0 as f64 / 1000.0;
+            self.around.metrics.kept_from.set(seconds);
+        }
+        Ok(())
+    }
+
+    async fn share_topic(
+        &mut self,
+        source: Source,
+        topic: &str,
+        workers: u64,
+        now: Millis,
+        until: Millis,
+    ) -> Result<(), TickError> {
+        let store = Arc::clone(&self.around.store);
+        let leases = store.leases(topic).await?;
         for lease in &leases {
-            let Some(held) = self.held.get(&lease.partition) else {
+            let Some(held) = self.held.get(&(source, lease.partition)) else {
                 continue;
             };
             let ours = lease.epoch == held.epoch
                 && store
-                    .extend(&self.topic, lease.partition, held.epoch, until)
+                    .extend(topic, lease.partition, held.epoch, until)
                     .await?;
             if !ours {
                 held.stop.send_replace(true);
             }
         }
-        let share = share(self.partitions, workers);
+        let partitions = self.partitions.get(&source).copied().unwrap_or(0);
+        let share = share(partitions, workers);
+        let all = (source, 0)..=(source, u32::MAX);
         // Those beyond the share go back when they have ended.
-        for held in self.held.values().skip(share) {
+        for (_, held) in self.held.range(all.clone()).skip(share) {
             held.stop.send_replace(true);
         }
-        self.broken.retain(|_, since| since.elapsed() < BROKEN_FOR);
         for lease in &leases {
             let free = lease.until < now || lease.owner == self.config.worker;
-            let taken = self.held.contains_key(&lease.partition);
-            let broken = self.broken.contains_key(&lease.partition);
-            if self.held.len() >= share || !free || taken || broken {
+            let shard = (source, lease.partition);
+            let taken = self.held.contains_key(&shard);
+            let broken = self.broken.contains_key(&shard);
+            if self.held.range(all.clone()).count() >= share || !free || taken || broken {
                 continue;
             }
-            let took = store.take(&self.topic, lease, &self.config.worker, until);
+            let took = store.take(topic, lease, &self.config.worker, until);
             if let Some(lease) = took.await? {
-                self.read(lease);
+                self.read(source, lease);
             }
-        }
-        self.first
-            .store(self.held.contains_key(&0), Ordering::Relaxed);
-        if let Some(kept_from) = store.kept_from().await? {
-            #[expect(clippy::cast_precision_loss, reason = "good for 285,000 years")]
-            let seconds = kept_from.0 as f64 / 1000.0;
-            self.around.metrics.kept_from.set(seconds);
         }
         Ok(())
     }
@@ -273,14 +321,17 @@ impl Supervisor {
             return Ok(());
         }
         let topics = self.around.journal.topics().await?;
-        let Some(info) = topics.get(&self.topic) else {
-            return Err(TickError::NoTopic {
-                topic: self.topic.clone(),
-            });
-        };
-        let store = &self.around.store;
-        store.prepare(&self.topic, info.partitions).await?;
-        self.partitions = info.partitions;
+        let ours: Vec<_> = self.topics.values().cloned().collect();
+        for (source, topic) in &self.topics {
+            let Some(info) = topics.get(topic) else {
+                return Err(TickError::NoTopic {
+                    topic: topic.clone(),
+                });
+            };
+            let store = &self.around.store;
+            store.prepare(topic, info.partitions, &ours).await?;
+            self.partitions.insert(*source, info.partitions);
+        }
         self.topics_at = Some(Instant::now());
         Ok(())
     }
@@ -289,8 +340,9 @@ impl Supervisor {
         clippy::disallowed_methods,
         reason = "the set is this stage's own, and drained before `run` returns"
     )]
-    fn read(&mut self, lease: crate::store::Lease) {
+    fn read(&mut self, source: Source, lease: crate::store::Lease) {
         let (partition, epoch) = (lease.partition, lease.epoch);
+        let shard = (source, partition);
         let (stop, stopped) = watch::channel(false);
         let next = Arc::new(AtomicU64::new(lease.next.unwrap_or(0)));
         let held = Held {
@@ -299,16 +351,21 @@ impl Supervisor {
             next: Arc::clone(&next),
             complete_at: self.around.clock.now(),
         };
-        self.held.insert(partition, held);
+        self.held.insert(shard, held);
         let around = self.around.clone();
-        tracing::debug!(partition, epoch, "the history reads a partition");
+        tracing::debug!(
+            topic = lease.topic,
+            partition,
+            epoch,
+            "the history reads a partition"
+        );
         self.running.spawn(async move {
-            let ended = match Partition::open(around, lease, next).await {
+            let ended = match Partition::open(around, source, lease, next).await {
                 Ok(reader) => reader.run(stopped).await,
                 Err(ended) => ended,
             };
             Done::Reader {
-                partition,
+                shard,
                 epoch,
                 ended,
             }
@@ -317,12 +374,12 @@ impl Supervisor {
 
     /// A reader has ended: its partition may be taken again, by this process or another.
     async fn ended(&mut self, done: Result<Done, tokio::task::JoinError>) {
-        let (partition, epoch, ended) = match done {
+        let (shard, epoch, ended) = match done {
             Ok(Done::Reader {
-                partition,
+                shard,
                 epoch,
                 ended,
-            }) => (partition, epoch, ended),
+            }) => (shard, epoch, ended),
             Ok(Done::Retention) => return,
             Err(error) => {
                 tracing::error!(%error, "a reader of the history failed; its partitions are taken again");
@@ -331,25 +388,28 @@ impl Supervisor {
                 return;
             }
         };
-        let ours = self.held.get(&partition).is_some_and(|h| h.epoch == epoch);
+        let (source, partition) = shard;
+        let topic = &self.topics[&source];
+        let ours = self.held.get(&shard).is_some_and(|h| h.epoch == epoch);
         if ours {
-            self.held.remove(&partition);
+            self.held.remove(&shard);
         }
         match &ended {
             Ended::Told | Ended::Lost => {
-                tracing::debug!(partition, epoch, reason = %ended, "the history leaves a partition");
+                tracing::debug!(topic, partition, epoch, reason = %ended, "the history leaves a partition");
             }
             Ended::Read(error) => {
                 tracing::error!(
-                    topic = self.topic,
+                    topic,
                     partition,
                     %error,
                     "the history cannot read a partition on from where its store stands; where the topic was made anew, delete the store: it is rebuilt from what the topics have"
                 );
-                self.broken.insert(partition, Instant::now());
+                self.broken.insert(shard, Instant::now());
             }
-            Ended::Store(_) | Ended::Late | Ended::Journal(_) => {
+            Ended::Store(_) | Ended::Late | Ended::Registry | Ended::Journal(_) => {
                 tracing::warn!(
+                    topic,
                     partition,
                     error = chain(&ended),
                     "the history could not store what it read; it reads it again"
@@ -358,7 +418,7 @@ impl Supervisor {
         }
         if !matches!(ended, Ended::Lost) {
             let store = Arc::clone(&self.around.store);
-            let freed = store.extend(&self.topic, partition, epoch, Millis(0));
+            let freed = store.extend(topic, partition, epoch, Millis(0));
             if let Ok(Err(error)) = timeout(FAREWELL_WITHIN, freed).await {
                 tracing::debug!(
                     error = chain(&error),
@@ -371,27 +431,35 @@ impl Supervisor {
     /// How far behind this process's partitions are.
     async fn measure(&mut self) {
         let metrics = Arc::clone(&self.around.metrics);
-        metrics
-            .owned
-            .set(i64::try_from(self.held.len()).unwrap_or(i64::MAX));
+        let owned = |source| {
+            let held = self.held.range((source, 0)..=(source, u32::MAX));
+            i64::try_from(held.count()).unwrap_or(i64::MAX)
+        };
+        metrics.owned.set(owned(Source::Attempts));
+        metrics.owned_events.set(owned(Source::Events));
         metrics
             .stopped
             .set(i64::try_from(self.broken.len()).unwrap_or(i64::MAX));
-        let mut lag = 0_u64;
+        let mut lags: BTreeMap<Source, u64> = BTreeMap::new();
         let mut oldest = Duration::ZERO;
-        for (partition, held) in &mut self.held {
+        for ((source, partition), held) in &mut self.held {
             let asked_at = self.around.clock.now();
-            let end = self.around.journal.end(&self.topic, *partition);
+            let end = self.around.journal.end(&self.topics[source], *partition);
             if let Ok(Ok(end)) = timeout(TICK, end).await {
                 let behind = end.saturating_sub(held.next.load(Ordering::Relaxed));
-                lag = lag.saturating_add(behind);
+                let lag = lags.entry(*source).or_default();
+                *lag = lag.saturating_add(behind);
                 if behind == 0 {
                     held.complete_at = asked_at;
                 }
             }
             oldest = oldest.max(asked_at.since(held.complete_at));
         }
-        metrics.lag(&self.topic, lag);
+        let lag = |source: Source| lags.get(&source).copied().unwrap_or(0);
+        metrics.lag(&self.topics[&Source::Attempts], lag(Source::Attempts));
+        // The lag of that topic is fan-out's, under the name that both would have.
+        let behind = i64::try_from(lag(Source::Events)).unwrap_or(i64::MAX);
+        metrics.behind_events.set(behind);
         metrics.oldest.set(oldest.as_secs_f64());
     }
 
@@ -400,20 +468,20 @@ impl Supervisor {
         for held in self.held.values() {
             held.stop.send_replace(true);
         }
-        let mut epochs: BTreeMap<u32, u64> = self
+        let mut epochs: BTreeMap<Shard, u64> = self
             .held
             .iter()
-            .map(|(partition, held)| (*partition, held.epoch))
+            .map(|(shard, held)| (*shard, held.epoch))
             .collect();
         let drain = async {
             while let Some(done) = self.running.join_next().await {
                 if let Ok(Done::Reader {
-                    partition,
+                    shard,
                     ended: Ended::Lost,
                     ..
                 }) = done
                 {
-                    epochs.remove(&partition);
+                    epochs.remove(&shard);
                 }
             }
         };
@@ -425,10 +493,9 @@ impl Supervisor {
         }
         let store = &self.around.store;
         let farewell = async {
-            for (partition, epoch) in epochs {
-                store
-                    .extend(&self.topic, partition, epoch, Millis(0))
-                    .await?;
+            for ((source, partition), epoch) in epochs {
+                let topic = &self.topics[&source];
+                store.extend(topic, partition, epoch, Millis(0)).await?;
             }
             store.farewell(&self.config.worker).await
         };
@@ -442,31 +509,39 @@ impl Supervisor {
 }
 
 /// Deletes what is older than the retention, as long as it is polled.
-async fn retain(around: Surroundings, first: Arc<AtomicBool>, topic: String) {
+async fn retain(around: Surroundings, first: Arc<AtomicBool>, topics: Vec<String>) {
     loop {
         tokio::time::sleep(RETENTION_EVERY.min(around.retention)).await;
         if !first.load(Ordering::Relaxed) {
             continue;
         }
-        let before = around.oldest();
-        loop {
-            match around.store.delete_older(before, RETENTION_ROWS).await {
-                Ok(0) => break,
-                Ok(rows) => around.metrics.deleted.inc_by(rows),
-                Err(error) => {
-                    tracing::debug!(error = chain(&error), "old attempts were not deleted now");
-                    break;
-                }
-            }
-            tokio::time::sleep(RETENTION_PAUSE).await;
-        }
-        if let Err(error) = around.store.forget_before(&topic, before).await {
+        if let Err(error) = delete_old(&around, &topics).await {
             tracing::debug!(
                 error = chain(&error),
-                "how far the history reaches was not noted"
+                "what is old in the history store was not deleted now"
             );
         }
     }
+}
+
+async fn delete_old(around: &Surroundings, topics: &[String]) -> Result<(), StoreError> {
+    let (store, before) = (&around.store, around.oldest());
+    let kept = i64::try_from(MINUTES_KEPT.as_millis()).unwrap_or(i64::MAX);
+    let minutes = Millis(around.clock.now().0.saturating_sub(kept));
+    loop {
+        let rows = store.delete_older(before, RETENTION_ROWS).await?;
+        let sums = store.delete_older_sums(before, minutes, RETENTION_ROWS);
+        let rows = rows + sums.await?;
+        around.metrics.deleted.inc_by(rows);
+        if rows == 0 {
+            break;
+        }
+        tokio::time::sleep(RETENTION_PAUSE).await;
+    }
+    for topic in topics {
+        store.forget_before(topic, before).await?;
+    }
+    Ok(())
 }
 
 /// Resolves when it is time to stop; that the side that tells is gone is the same.

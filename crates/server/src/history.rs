@@ -23,7 +23,7 @@ pub(crate) fn store(config: &Config) -> Result<Arc<Store>, Exit> {
 /// How far its thread stands back: where the processors are busy it gets about a tenth of what another thread does, and catches up later.
 const NICE: i32 = 10;
 
-/// attempts → store.
+/// attempts and events → store.
 pub(crate) fn start(process: &Process, system: &System) -> Start {
     let system = system.clone();
     let metrics = Arc::clone(&process.metrics);
@@ -38,7 +38,8 @@ pub(crate) fn start(process: &Process, system: &System) -> Start {
             };
             let store = Store::new(&system.config.history.url)?;
             let journal = system.journal();
-            let stage = History::new(config, journal, Arc::new(store), system.clock, &metrics)?;
+            let (store, snapshots) = (Arc::new(store), system.registry.changes());
+            let stage = History::new(config, journal, store, snapshots, system.clock, &metrics)?;
             standing_back(stage.run(stop)).await
         })
     })

@@ -66,7 +66,7 @@ pub(crate) fn start(process: &mut Process, system: &System, roles: &[Role]) -> R
                 .start(Kind::Dispatch, dispatch(process, system, &way)),
             // retry.* → retry.* → deliveries: plain copiers, each topic with one delay.
             Role::Tiers => process.tasks.start(Kind::Tiers, tiers(process, system)),
-            // attempts → SQL, for people.
+            // attempts and events → SQL, for people.
             Role::History => {
                 let history = history::start(process, system);
                 process.tasks.start(Kind::History, history);

@@ -4,12 +4,16 @@ use std::path::Path;
 
 use hookline_journal::embedded::{EmbeddedConfig, EmbeddedJournal};
 use hookline_journal::{Cleanup, Record, TopicSpec, append_and_wait};
+use hookline_model::ids::Slug;
+use hookline_model::presets::Preset;
+use hookline_model::resource::ProjectSpec;
 use hookline_model::wire::{self, header};
+use hookline_registry::{Kek, Registry, RegistryConfig, Sealer};
 use prost::Message as _;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::store::AttemptFilter;
+use crate::store::{ActivityFilter, AttemptFilter};
 use crate::testing;
 
 const WITHIN: Duration = Duration::from_secs(30);
@@ -26,35 +30,58 @@ impl Clock for TestClock {
     }
 }
 
-/// A journal with the topic of attempts.
+/// A journal with the topics that are read, and a registry.
 struct Topics {
     journal: Arc<EmbeddedJournal>,
     clock: Arc<dyn Clock>,
     partitions: u32,
+    registry: Registry,
+    _live: watch::Sender<bool>,
     _dir: tempfile::TempDir,
 }
 
 impl Topics {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "tests: a task ends with its runtime"
+    )]
     async fn new(partitions: u32) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let clock: Arc<dyn Clock> = Arc::new(TestClock(Instant::now()));
         let config = EmbeddedConfig::new(dir.path().join("journal"), Arc::clone(&clock));
         let journal = tokio::task::spawn_blocking(move || EmbeddedJournal::open(config));
         let journal = journal.await.unwrap().unwrap();
-        let topic = TopicSpec {
-            name: "h.attempts".into(),
-            partitions,
+        let topics = [Topic::Attempts, Topic::Events, Topic::Registry].map(|topic| TopicSpec {
+            name: topic.name("h."),
+            partitions: if topic == Topic::Registry {
+                1
+            } else {
+                partitions
+            },
             replication: 1,
             cleanup: Cleanup::Delete { retention: None },
-            append_time: true,
+            append_time: topic.append_time(),
             max_record_bytes: 2 * 1024 * 1024,
             settings: BTreeMap::new(),
-        };
-        journal.create_topics(&[topic]).await.unwrap();
+        });
+        journal.create_topics(&topics).await.unwrap();
+        let sealer = Sealer::new(&Kek::generate().unwrap());
+        let registry = Registry::open(
+            Arc::clone(&journal) as Arc<dyn Journal>,
+            RegistryConfig::new("h."),
+            Arc::clone(&clock),
+            sealer,
+        );
+        let registry = registry.await.unwrap();
+        let (live, shutdown) = watch::channel(false);
+        let followed = registry.clone();
+        tokio::spawn(async move { followed.run(shutdown).await });
         Self {
             journal,
             clock,
             partitions,
+            registry,
+            _live: live,
             _dir: dir,
         }
     }
@@ -81,6 +108,29 @@ impl Topics {
                 .await
                 .unwrap();
         }
+    }
+
+    /// Publishes events of the type of an activity that was read, one record each; returns when all are in the journal.
+    async fn publish(&self, partition: u32, values: &[String]) {
+        let appender = self.journal.appender("test").await.unwrap();
+        for value in values {
+            let record = Record {
+                key: None,
+                value: Some(value.clone().into()),
+                headers: vec![],
+            };
+            append_and_wait(&*appender, "h.events", partition, record)
+                .await
+                .unwrap();
+        }
+    }
+
+    async fn project(&self, id: &str, preset: Option<Preset>) {
+        let spec = ProjectSpec {
+            preset,
+            ..ProjectSpec::new(Slug::new(id).unwrap())
+        };
+        self.registry.put_project(&spec, None).await.unwrap();
     }
 
     async fn append(&self, kind: &str, value: Vec<u8>) {
@@ -131,7 +181,8 @@ impl Running {
         };
         let journal = Arc::clone(&topics.journal) as Arc<dyn Journal>;
         let (store, clock) = (Arc::clone(store), Arc::clone(&topics.clock));
-        let stage = History::new(config, journal, store, clock, &metrics).unwrap();
+        let snapshots = topics.registry.changes();
+        let stage = History::new(config, journal, store, snapshots, clock, &metrics).unwrap();
         let (stop, stopped) = watch::channel(false);
         Self {
             stop,
@@ -214,8 +265,65 @@ async fn everything_is_stored_once_over_restarts_and_a_deleted_store_comes_back(
     let store = sqlite(anew.path());
     let running = Running::start(&topics, &store, "three");
     has(&store, 380).await;
-    assert!(store.kept_from().await.unwrap() > Some(Millis(1_700_000_000_000)));
+    assert!(store.kept_from(Topic::Attempts).await.unwrap() > Some(Millis(1_700_000_000_000)));
     running.stop().await;
+}
+
+fn read_activity(project: &str, id: &str) -> String {
+    format!(
+        r#"{{"specversion":"1.0","project":"{project}","source":"/s","id":"{id}","type":"activity.read","data":{{"activityStatus":"READ"}}}}"#
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_of_projects_are_stored_once_with_their_status() {
+    let topics = Topics::new(2).await;
+    let dir = tempfile::tempdir().unwrap();
+    let store = sqlite(dir.path());
+    topics.project("mail", Some(Preset::Esputnik)).await;
+    topics.project("plain", None).await;
+    let first = [
+        read_activity("mail", "e1"),
+        read_activity("nowhere", "e2"),
+        "no event".into(),
+        read_activity("mail", "e1"),
+        read_activity("plain", "e3"),
+    ];
+    topics.publish(0, &first).await;
+    topics
+        .publish(
+            1,
+            &[read_activity("mail", "e4"), read_activity("mail", "e1")],
+        )
+        .await;
+    let running = Running::start(&topics, &store, "one");
+    let all = ActivityFilter::default();
+    let found = async |project: &str| {
+        let page = store.activities(project, &all, None, 0, 10).await.unwrap();
+        let mut found: Vec<_> = page
+            .items
+            .into_iter()
+            .map(|activity| (activity.id, activity.status))
+            .collect();
+        found.sort_unstable();
+        found
+    };
+    let read = |id: &str| (id.to_owned(), Some("READ".to_owned()));
+    eventually("they are stored", async || {
+        found("mail").await.len() == 2 && found("plain").await.len() == 1
+    })
+    .await;
+    assert_eq!(found("mail").await, [read("e1"), read("e4")]);
+    assert_eq!(found("plain").await, [("e3".to_owned(), None)]);
+    running.stop().await;
+    // A project that is made, and an event of it: the store knows of the one before it judges the other.
+    topics.project("new", None).await;
+    topics.publish(1, &[read_activity("new", "e5")]).await;
+    let again = Running::start(&topics, &store, "two");
+    eventually("it goes on", async || found("new").await.len() == 1).await;
+    assert_eq!(again.metric("hookline_history_event_partitions_owned"), 2.0);
+    assert!(found("nowhere").await.is_empty());
+    again.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -291,17 +399,17 @@ async fn what_is_older_than_the_retention_neither_comes_nor_stays() {
     })
     .await;
     running.stop().await;
-    let kept_from = store.kept_from().await.unwrap();
+    let kept_from = store.kept_from(Topic::Attempts).await.unwrap();
     assert!(kept_from > Some(Millis(1_700_000_000_000)), "{kept_from:?}");
     let anew = tempfile::tempdir().unwrap();
     let store = sqlite(anew.path());
     let running = Running::keeping(&topics, &store, "two", retention);
     eventually("it has caught up", async || {
-        store.kept_from().await.unwrap().is_some()
+        store.kept_from(Topic::Attempts).await.unwrap().is_some()
     })
     .await;
     assert_eq!(store.count().await.unwrap(), 0);
-    assert!(store.kept_from().await.unwrap() >= kept_from);
+    assert!(store.kept_from(Topic::Attempts).await.unwrap() >= kept_from);
     running.stop().await;
 }
 

@@ -1,6 +1,7 @@
 //! Who reads which partition into the store. A lease only suggests: what decides is the epoch, which every transaction compares.
 
 use hookline_model::time::Millis;
+use hookline_model::topics::Topic;
 use sqlx::Row as _;
 
 use super::{Store, StoreError, signed, unsigned};
@@ -67,18 +68,25 @@ impl Store {
         Ok(())
     }
 
-    /// Makes places for the offsets of so many partitions.
-    pub(crate) async fn prepare(&self, topic: &str, partitions: u32) -> Result<(), StoreError> {
+    /// Makes places for the offsets of so many partitions of a topic. `ours` are all that this store may be read from.
+    pub(crate) async fn prepare(
+        &self,
+        topic: &str,
+        partitions: u32,
+        ours: &[String],
+    ) -> Result<(), StoreError> {
         let pool = self.pool().await?;
-        let other = sqlx::query("SELECT topic FROM offsets WHERE topic <> $1 LIMIT 1")
-            .bind(topic)
-            .fetch_optional(pool)
+        let topics = sqlx::query("SELECT DISTINCT topic FROM offsets")
+            .fetch_all(pool)
             .await?;
-        if let Some(other) = other {
-            return Err(StoreError::Foreign {
-                found: other.try_get(0)?,
-                wanted: topic.to_owned(),
-            });
+        for row in topics {
+            let found: String = row.try_get(0)?;
+            if !ours.contains(&found) {
+                return Err(StoreError::Foreign {
+                    found,
+                    wanted: topic.to_owned(),
+                });
+            }
         }
         for partition in 0..partitions {
             sqlx::query(
@@ -185,13 +193,16 @@ impl Store {
         Ok(done.rows_affected() == 1)
     }
 
-    /// As of when the store has everything that happened: the latest of what its partitions begin with. `None`: nothing was read yet.
+    /// As of when the store has everything that happened by the topic of attempts, or by that of events: the latest of what its partitions
+    /// begin with. `None`: nothing was read yet.
     ///
     /// # Errors
     /// When the store does not answer.
-    pub async fn kept_from(&self) -> Result<Option<Millis>, StoreError> {
+    pub async fn kept_from(&self, topic: Topic) -> Result<Option<Millis>, StoreError> {
+        // A store is of one system, so the prefix does not matter.
         let pool = self.pool().await?;
-        let row = sqlx::query("SELECT MAX(kept_from_ms) FROM offsets")
+        let row = sqlx::query("SELECT MAX(kept_from_ms) FROM offsets WHERE topic LIKE $1")
+            .bind(format!("%{}", topic.suffix()))
             .fetch_one(pool)
             .await?;
         Ok(row.try_get::<Option<i64>, _>(0)?.map(Millis))

@@ -4,16 +4,21 @@
 //! was read under before it moves them. So a record is in the store once, however often it was read and by whomever; and the store may be
 //! deleted, as what the topics still have comes back.
 
+mod activities;
 mod lease;
 mod query;
 mod retention;
 mod rows;
+mod statistics;
 mod write;
 
+pub use activities::{ActivityEnd, ActivityFilter, ActivityPage, Wanted};
 pub use query::{AttemptFilter, AttemptPage, DeliveryView, Place, RunView, StatusFilter};
+pub use statistics::{Figures, Interval, Latency, Step, WebhookStatistics};
 
 pub(crate) use lease::Lease;
-pub(crate) use write::{Batch, WriteError};
+pub(crate) use statistics::MINUTES_KEPT;
+pub(crate) use write::{Batch, Read, WriteError};
 
 use std::time::Duration;
 
@@ -23,11 +28,23 @@ use sqlx::{AnyPool, ConnectOptions as _, Executor as _};
 use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 
 /// The migrations in their order. One that was released is never changed.
-const MIGRATIONS: [(i64, &str, &str); 1] = [(
-    1,
-    "attempts",
-    include_str!("../../migrations/0001_attempts.sql"),
-)];
+const MIGRATIONS: [(i64, &str, &str); 3] = [
+    (
+        1,
+        "attempts",
+        include_str!("../../migrations/0001_attempts.sql"),
+    ),
+    (
+        2,
+        "activities",
+        include_str!("../../migrations/0002_activities.sql"),
+    ),
+    (
+        3,
+        "statistics",
+        include_str!("../../migrations/0003_statistics.sql"),
+    ),
+];
 
 /// How long a question waits for a connection.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
@@ -72,12 +89,12 @@ pub enum StoreError {
     Migrate(#[from] MigrateError),
     /// It holds what another system wrote.
     #[error(
-        "the history store holds attempts of topic {found}, not of {wanted}: name another store in history.url, or delete this one"
+        "the history store holds what topic {found} says, not {wanted}: name another store in history.url, or delete this one"
     )]
     Foreign {
-        /// The topic whose attempts it holds.
+        /// A topic that it was read from.
         found: String,
-        /// The topic of this system.
+        /// A topic of this system.
         wanted: String,
     },
     /// What is in it cannot be read.
@@ -157,22 +174,7 @@ impl Store {
     /// Its connections, once the tables are there.
     async fn pool(&self) -> Result<&AnyPool, StoreError> {
         self.migrated
-            .get_or_try_init(|| async {
-                let migrations = MIGRATIONS.map(|(version, name, sql)| {
-                    Migration::new(
-                        version,
-                        name.into(),
-                        MigrationType::Simple,
-                        sql.into(),
-                        false,
-                    )
-                });
-                let migrator = Migrator {
-                    migrations: migrations.to_vec().into(),
-                    ..Migrator::DEFAULT
-                };
-                migrator.run(&self.pool).await
-            })
+            .get_or_try_init(|| async { migrator(MIGRATIONS.len()).run(&self.pool).await })
             .await?;
         Ok(&self.pool)
     }
@@ -199,6 +201,18 @@ impl Store {
     #[cfg(test)]
     pub(crate) async fn close(&self) {
         self.pool.close().await;
+    }
+}
+
+/// Brings tables to where so many migrations lead.
+fn migrator(count: usize) -> Migrator {
+    let migrations = MIGRATIONS.iter().take(count).map(|(version, name, sql)| {
+        let sql = (*sql).into();
+        Migration::new(*version, (*name).into(), MigrationType::Simple, sql, false)
+    });
+    Migrator {
+        migrations: migrations.collect::<Vec<_>>().into(),
+        ..Migrator::DEFAULT
     }
 }
 

@@ -36,7 +36,7 @@ pub struct AttemptFilter {
     pub event_type: Option<String>,
     /// Of events with this key.
     pub key: Option<String>,
-    /// Of events about a contact with this id, e-mail address or phone number.
+    /// Of events about a contact with this id, e-mail address (in capital or small letters) or phone number.
     pub contact: Option<String>,
     /// Begun at this moment or later.
     pub from: Option<Millis>,
@@ -204,8 +204,15 @@ impl AttemptFilter {
             statement.push(start);
             statement.push("project = ");
             statement.text(&project);
-            statement.push(&format!(" AND {column} = "));
-            statement.text(&contact);
+            if column == "contact_email" {
+                // Capital and small letters are the same; each database says what that means to both sides.
+                statement.push(" AND contact_email IS NOT NULL AND lower(contact_email) = lower(");
+                statement.text(&contact);
+                statement.push(")");
+            } else {
+                statement.push(&format!(" AND {column} = "));
+                statement.text(&contact);
+            }
             statement.push(")");
         }
         statement.push(")");

@@ -9,7 +9,7 @@ use sqlx::query::Query;
 use sqlx::{Any, Row as _};
 
 use super::write::SIZES;
-use super::{Dialect, StoreError, signed, unsigned};
+use super::{Dialect, StoreError, activities, signed, statistics, unsigned};
 use crate::attempt_line::{ENDED, attempt_id, known_outcome};
 use crate::{AttemptLine, ContactView, PositionView};
 
@@ -174,6 +174,8 @@ pub(super) struct Inserts {
     dialect: Dialect,
     attempts: [OnceLock<String>; SIZES.len()],
     deliveries: [OnceLock<String>; SIZES.len()],
+    activities: [OnceLock<String>; SIZES.len()],
+    statistics: [OnceLock<String>; SIZES.len()],
 }
 
 impl Inserts {
@@ -182,6 +184,8 @@ impl Inserts {
             dialect,
             attempts: Default::default(),
             deliveries: Default::default(),
+            activities: Default::default(),
+            statistics: Default::default(),
         }
     }
 
@@ -190,6 +194,22 @@ impl Inserts {
         cached(&self.attempts, rows, || {
             let places = places(self.dialect, rows, COLUMNS_COUNT);
             format!("INSERT INTO attempts ({COLUMNS}) VALUES {places} ON CONFLICT DO NOTHING")
+        })
+    }
+
+    /// Inserts so many events; those that are there already stay.
+    pub(super) fn activities(&self, rows: usize) -> &str {
+        cached(&self.activities, rows, || {
+            let places = places(self.dialect, rows, activities::COLUMNS_COUNT);
+            let columns = activities::COLUMNS;
+            format!("INSERT INTO activities ({columns}) VALUES {places} ON CONFLICT DO NOTHING")
+        })
+    }
+
+    /// Adds so many sums to what is there.
+    pub(super) fn statistics(&self, rows: usize) -> &str {
+        cached(&self.statistics, rows, || {
+            statistics::insert(&places(self.dialect, rows, statistics::COLUMNS_COUNT))
         })
     }
 
@@ -283,6 +303,8 @@ mod tests {
     fn the_columns_are_as_many_as_are_bound() {
         assert_eq!(COLUMNS.split(',').count(), COLUMNS_COUNT);
         assert_eq!(RUN_COLUMNS.split(',').count(), RUN_COLUMNS_COUNT);
+        let activities = activities::COLUMNS.split(',').count();
+        assert_eq!(activities, activities::COLUMNS_COUNT);
         assert_eq!(places(Dialect::Postgres, 2, 2), "($1, $2), ($3, $4)");
         assert_eq!(places(Dialect::Sqlite, 2, 2), "(?, ?), (?, ?)");
     }

@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 
 use hookline_model::time::Millis;
-use sqlx::Any;
 use sqlx::any::AnyArguments;
 use sqlx::query::Query;
+use sqlx::{Any, Transaction};
 
 use super::rows::{self, Row};
 use super::{Lease, Store, StoreError, Turn, signed};
-use crate::AttemptLine;
+use crate::{Activity, AttemptLine};
 
 /// Rows of one statement. The statements of each size are prepared once.
 pub(super) const SIZES: [usize; 3] = [100, 10, 1];
@@ -18,8 +18,10 @@ pub(super) const SIZES: [usize; 3] = [100, 10, 1];
 pub(crate) struct Batch<'a> {
     /// The partition, and as which owner it was read.
     pub(crate) lease: &'a Lease,
-    /// The attempts in the order of the log.
-    pub(crate) attempts: &'a [AttemptLine],
+    /// What was read, in the order of the log.
+    pub(crate) read: Read<'a>,
+    /// The time.
+    pub(crate) now: Millis,
     /// The next offset to read.
     pub(crate) next: u64,
     /// The highest claim before that.
@@ -30,6 +32,15 @@ pub(crate) struct Batch<'a> {
     pub(crate) missed: u64,
     /// How long the lease is extended.
     pub(crate) lease_until: Millis,
+}
+
+/// What a topic holds, taken apart.
+#[derive(Clone, Copy)]
+pub(crate) enum Read<'a> {
+    /// Of `attempts`.
+    Attempts(&'a [AttemptLine]),
+    /// Of `events`.
+    Activities(&'a [Activity]),
 }
 
 /// Why a batch was not stored.
@@ -55,8 +66,6 @@ impl From<sqlx::Error> for WriteError {
 impl Store {
     /// Stores a batch if the partition is still ours and stands where the batch begins: all of it, or nothing.
     pub(crate) async fn write(&self, _: &Turn<'_>, batch: &Batch<'_>) -> Result<(), WriteError> {
-        let rows: Vec<Row<'_>> = batch.attempts.iter().map(Row::new).collect();
-        let last = latest(&rows);
         let pool = self.pool().await?;
         let mut transaction = pool.begin().await?;
         // First, so that whoever else would move the partition waits here, and then finds it moved.
@@ -67,18 +76,36 @@ impl Store {
                 partition: batch.lease.partition,
             });
         }
+        match batch.read {
+            Read::Attempts(attempts) => self.put_attempts(&mut transaction, attempts).await?,
+            Read::Activities(activities) => {
+                self.put_activities(&mut transaction, activities, batch.now)
+                    .await?;
+            }
+        }
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    /// Puts attempts in, and what follows from them: how deliveries stand, and what attempts came to.
+    async fn put_attempts(
+        &self,
+        transaction: &mut Transaction<'_, Any>,
+        attempts: &[AttemptLine],
+    ) -> Result<(), sqlx::Error> {
+        let rows: Vec<Row<'_>> = attempts.iter().map(Row::new).collect();
+        let last = latest(&rows);
         for chunk in chunks(&rows) {
             let sql = self.inserts.attempts(chunk.len());
             let bound = chunk.iter().fold(sqlx::query(sql), |q, row| row.bind(q));
-            bound.execute(&mut *transaction).await?;
+            bound.execute(&mut **transaction).await?;
         }
         for chunk in chunks(&last) {
             let sql = self.inserts.deliveries(chunk.len());
             let bound = chunk.iter().fold(sqlx::query(sql), |q, run| run.bind(q));
-            bound.execute(&mut *transaction).await?;
+            bound.execute(&mut **transaction).await?;
         }
-        transaction.commit().await?;
-        Ok(())
+        self.put_statistics(transaction, attempts).await
     }
 }
 
@@ -123,7 +150,7 @@ fn latest<'a>(rows: &'a [Row<'a>]) -> Vec<rows::Run<'a>> {
 }
 
 /// Cut into the sizes that there are statements for.
-fn chunks<T>(mut rest: &[T]) -> Vec<&[T]> {
+pub(super) fn chunks<T>(mut rest: &[T]) -> Vec<&[T]> {
     let mut chunks = Vec::new();
     for size in SIZES {
         while rest.len() >= size {

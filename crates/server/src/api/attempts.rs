@@ -12,6 +12,7 @@ use futures::stream;
 use hookline_history::{
     AttemptFilter, Export, ExportFormat, OUTCOMES, Place, StatusFilter, StoreError,
 };
+use hookline_model::topics::Topic;
 use serde_json::json;
 
 use super::Problem;
@@ -59,7 +60,7 @@ pub(super) async fn list(
         .attempts(&project, &filter, after, page.limit())
         .await
         .map_err(unanswered)?;
-    let kept_from = store.kept_from().await.map_err(unanswered)?;
+    let kept_from = store.kept_from(Topic::Attempts).await.map_err(unanswered)?;
     let next = found.next.map(|place| page.cursor(&place.to_string()));
     Ok(Json(json!({
         "items": found.items,
@@ -191,12 +192,12 @@ fn status(text: &str) -> Option<StatusFilter> {
 }
 
 /// The store does not answer; everything else goes on.
-fn unanswered(error: StoreError) -> Problem {
+pub(super) fn unanswered(error: StoreError) -> Problem {
     match error {
         StoreError::Damaged { .. } => Problem::internal(&error),
         StoreError::Late => Problem::unavailable(error.to_string()),
         other => {
-            tracing::warn!(error = %Chain(&other), "somebody asked for attempts, and the history store does not answer");
+            tracing::warn!(error = %Chain(&other), "somebody asked what happened, and the history store does not answer");
             Problem::unavailable(
                 "the history store does not answer; deliveries go on, and what is missed is caught up",
             )
