@@ -57,6 +57,13 @@ impl Pages {
         drop(self.api.set(Arc::new(api)));
     }
 
+    /// Nobody waits for anything any more.
+    fn close(&self) {
+        if let Some(api) = self.api.get() {
+            api.following.close();
+        }
+    }
+
     /// What is not ready: name and why.
     async fn missing(&self) -> Vec<(String, String)> {
         let mut missing = Vec::new();
@@ -91,10 +98,11 @@ pub(crate) async fn serve(
     pages: Arc<Pages>,
     mut stop: Stop,
 ) -> Result<(), TaskError> {
-    axum::serve(listener, router(pages))
+    axum::serve(listener, router(Arc::clone(&pages)))
         .with_graceful_shutdown(async move {
             // An error means that the whole process is going.
             drop(stop.wait_for(|stop| *stop).await);
+            pages.close();
         })
         .await?;
     Ok(())

@@ -61,6 +61,7 @@ async fn attempts_are_found_by_what_is_known_of_them(engine: Engine) {
         ("&key=ann", 3),
         ("&contact=7", 3),
         ("&contact=ann%40example.com", 3),
+        ("&contact=ANN%40example.com", 3),
         ("&contact=%2B100", 3),
         ("&contact=nobody", 0),
         ("&from=2000-01-01T00:00:00Z&to=2100-01-01T00:00:00Z", 6),

@@ -104,6 +104,9 @@ async fn deliveries_go_on_without_the_store(engine: Engine) {
     for path in [
         "attempts",
         "attempts/export",
+        "activities",
+        "activities?wait=20s",
+        "statistics",
         "attempts/x.0.1",
         "deliveries/x",
     ] {

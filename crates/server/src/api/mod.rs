@@ -1,9 +1,10 @@
 //! REST: `/v1/…`. What is behind it is the registry (resources), the ingest crate (events), the outside client (test sends)
-//! and the history (attempts).
+//! and the history (attempts, activities, statistics).
 //!
 //! Reading order: `caller` (who may), `request` (what requests bring), `problem` (what goes wrong), then a file for each resource. Every
 //! path stands in [`routes`], and in `openapi.yaml`, which a test holds against it.
 
+mod activities;
 mod attempts;
 mod caller;
 mod connectors;
@@ -16,6 +17,7 @@ mod problem;
 mod projects;
 mod request;
 mod states;
+mod statistics;
 mod test_sends;
 mod webhooks;
 
@@ -34,6 +36,7 @@ use hookline_registry::{Registry, Snapshot};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use self::activities::Following;
 use self::events::Publishing;
 pub(crate) use self::problem::Problem;
 use crate::cli::Role;
@@ -59,6 +62,8 @@ pub(crate) struct Api {
     pub(crate) endpoints: Endpoints,
     /// What became of deliveries.
     pub(crate) history: Arc<Store>,
+    /// Who waits for events in it.
+    pub(crate) following: Following,
     /// The way of events to the journal.
     publishing: Publishing,
     /// Where commands go, with the prefix of its topics.
@@ -78,6 +83,7 @@ impl Api {
             urls: Arc::clone(way.urls()),
             endpoints: Endpoints::new(&system.config, &system.clock, way),
             history,
+            following: Following::new(),
             publishing: Publishing::new(system),
             commands: (system.journal(), system.config.journal.prefix.clone()),
             roles: roles.iter().copied().collect(),
@@ -135,6 +141,8 @@ pub(crate) fn routes() -> Vec<(&'static str, MethodRouter<Arc<Pages>>)> {
                 .delete(projects::delete),
         ),
         ("/v1/projects/{project}/events", post(events::publish)),
+        ("/v1/projects/{project}/activities", get(activities::list)),
+        ("/v1/projects/{project}/statistics", get(statistics::show)),
         ("/v1/projects/{project}/attempts", get(attempts::list)),
         (
             "/v1/projects/{project}/attempts/export",

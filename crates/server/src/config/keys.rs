@@ -259,7 +259,7 @@ pub(crate) const KEYS: [Key; 21] = [
         name: "retention",
         form: Form::Span(Duration::from_secs(60), HISTORY_RETENTION_MAX),
         preset: Preset::Span(HISTORY_RETENTION_DEFAULT),
-        about: "Attempts older than this are deleted from the store. A store made anew reaches back as far as the topic of attempts, which is kept for 90 days.",
+        about: "Attempts, and events, older than this are deleted from the store. A store made anew reaches back as far as the topics: attempts are kept for 90 days, events for 7.",
     },
     Key {
         section: "secrets",
