@@ -3,7 +3,7 @@
 //! Reading order: [`ids`], [`event`] and [`resource`] are the nouns; [`topics`] says what is stored where and [`limits`] how large
 //! anything may get; [`wire`] are the stored forms. Then the rules: [`policy`] and [`path`] (when to try again), [`matching`] and [`filter`]
 //! (who gets an event), [`catalog`] (what event types there are and what their data is), [`signature`], [`access`] (who may do what over the API), and [`core`] (who owns a partition, what is
-//! settled in it, what to send next).
+//! settled in it, what to send next), [`job`] (what is started over by its thousands).
 //!
 //! Invariants stated as absences: no I/O, no clock (callers pass `now`), no runtime, no framework types.
 
@@ -16,6 +16,7 @@ pub mod event;
 mod failpoint;
 pub mod filter;
 pub mod ids;
+pub mod job;
 pub mod limits;
 pub mod matching;
 pub mod outcome;

@@ -191,6 +191,10 @@ pub const OVERLAP_MAX: Duration = secs(7 * 24 * 3600);
 pub const OVERLAP_DEFAULT: Duration = secs(24 * 3600);
 /// Connectors of one project.
 pub const CONNECTORS_MAX: usize = 1_000;
+/// Jobs of one project, those that are over included.
+pub const JOBS_MAX: usize = 2_000;
+/// How long a job is shown after it is over. Its marks among those of a partition are kept for half of that, so the record outlives them.
+pub const JOB_KEPT: Duration = secs(14 * 24 * 3600);
 /// Event types of one project.
 pub const EVENT_TYPES_MAX: usize = 2_000;
 

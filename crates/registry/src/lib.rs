@@ -1,8 +1,8 @@
 //! Projects, event types, webhooks, keys and the layout, as one compacted topic: checked writes, and a live snapshot of what is current.
 //!
 //! In comes the log of `registry`; out go [`Snapshot`]s, and records written by the protocol in `write`. Reading order: `log` (pure:
-//! what the records mean), `snapshot` and `entry` (what is current), `follow` (reading), `write`, `typed`, `catalog`, `connectors`, `lifecycle` and
-//! `keys` (changing), `seal` (how secrets are stored), `rekey` (replacing the key they are sealed with).
+//! what the records mean), `snapshot` and `entry` (what is current), `follow` (reading), `write`, `typed`, `catalog`, `connectors`, `lifecycle`,
+//! `jobs` and `keys` (changing), `seal` (how secrets are stored), `rekey` (replacing the key they are sealed with).
 //!
 //! Invariants: of each name the surviving record with the highest version is current, among equals the one with the lowest offset;
 //! the current one is never tombstoned; secrets stand in the journal only sealed. What this crate does not know: what webhooks are for.
@@ -14,6 +14,7 @@ mod end;
 mod entry;
 mod error;
 mod follow;
+mod jobs;
 mod keys;
 mod lifecycle;
 mod log;
@@ -39,6 +40,7 @@ pub use catalog::{CatalogLoaded, CatalogScope, EventTypeWritten};
 pub use connectors::{ConnectorEntry, ConnectorWritten};
 pub use entry::{EventTypeEntry, KeyEntry, ProjectEntry, SecretInfo, WebhookEntry};
 pub use error::{FollowError, OpenError, WriteError};
+pub use jobs::JobEntry;
 pub use keys::{KeyChange, KeyMade, NewKey};
 pub use lifecycle::{DeletedWebhook, SecretRotated};
 pub use log::Current;

@@ -149,7 +149,7 @@ impl Registry {
         Ok(all)
     }
 
-    /// Deletes a project that has no webhooks, and with it its keys, its connectors and its event types. Keys go first: a failure on the way leaves a
+    /// Deletes a project that has no webhooks, and with it its keys, its connectors, its event types and its jobs. Keys go first: a failure on the way leaves a
     /// project that can be deleted again, never a key that would open a later project of the same id.
     ///
     /// # Errors
@@ -189,6 +189,9 @@ impl Registry {
         for entry in snapshot.event_types(id.as_str()) {
             let name = &entry.settings.name;
             gone(self.delete_event_type(id.as_str(), name, None).await)?;
+        }
+        for entry in snapshot.jobs(id.as_str()) {
+            gone(self.delete_job(id.as_str(), &entry.id).await)?;
         }
         self.write(
             kind::PROJECT,

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::connectors::ConnectorEntry;
 use crate::cow::{CowMap, UidSet};
 use crate::entry::{EventTypeEntry, KeyEntry, ProjectEntry, WebhookEntry};
+use crate::jobs::JobEntry;
 use crate::log::{Current, Name};
 use crate::seal::Sealer;
 
@@ -27,6 +28,8 @@ pub(crate) mod kind {
     pub(crate) const DELETED: &str = "deleted";
     /// Keys to the API, by id; those that see every project belong to [`super::SYSTEM`].
     pub(crate) const KEY: &str = "key";
+    /// Bulk jobs, by id.
+    pub(crate) const JOB: &str = "job";
     pub(crate) const LAYOUT: &str = "layout";
     /// The canary by which a wrong secrets key is noticed.
     pub(crate) const KEK: &str = "kek";
@@ -122,6 +125,9 @@ type Catalog = Named<EventTypeEntry>;
 /// The connectors of one project.
 type Connectors = Named<ConnectorEntry>;
 
+/// The jobs of one project.
+type Jobs = Named<JobEntry>;
+
 /// What is current, as of one offset.
 #[derive(Clone)]
 pub struct Snapshot {
@@ -133,6 +139,8 @@ pub struct Snapshot {
     catalogs: CowMap<Arc<str>, Arc<Catalog>>,
     /// By project.
     connectors: CowMap<Arc<str>, Arc<Connectors>>,
+    /// By project.
+    jobs: CowMap<Arc<str>, Arc<Jobs>>,
     indexes: CowMap<Arc<str>, Arc<ProjectIndex>>,
     /// By id.
     keys: CowMap<Arc<str>, Arc<KeyEntry>>,
@@ -171,6 +179,7 @@ impl Snapshot {
             projects: CowMap::default(),
             catalogs: CowMap::default(),
             connectors: CowMap::default(),
+            jobs: CowMap::default(),
             indexes: CowMap::default(),
             keys: CowMap::default(),
             by_uid: CowMap::default(),
@@ -218,6 +227,23 @@ impl Snapshot {
     pub fn connectors(&self, project: &str) -> impl Iterator<Item = &Arc<ConnectorEntry>> {
         let connectors = self.connectors.get(project);
         connectors.into_iter().flat_map(|all| all.values())
+    }
+
+    /// The job of that id.
+    #[must_use]
+    pub fn job(&self, project: &str, id: &str) -> Option<&Arc<JobEntry>> {
+        self.jobs.get(project)?.get(id)
+    }
+
+    /// The jobs of a project, the earliest first.
+    pub fn jobs(&self, project: &str) -> impl Iterator<Item = &Arc<JobEntry>> {
+        let jobs = self.jobs.get(project);
+        jobs.into_iter().flat_map(|all| all.values())
+    }
+
+    /// The jobs of all projects, those of each project together.
+    pub fn all_jobs(&self) -> impl Iterator<Item = &Arc<JobEntry>> {
+        self.jobs.values().flat_map(|all| all.values())
     }
 
     /// The key of that id. Revoked ones are not there, expired ones are.
@@ -307,6 +333,10 @@ impl Snapshot {
                 }
                 None => drop(self.keys.remove(&*name.name)),
             },
+            kind::JOB => {
+                let entry = live.map(|current| JobEntry::read(name, current));
+                put_named(&mut self.jobs, name, entry.transpose()?.map(Arc::new));
+            }
             kind::LAYOUT => {
                 let layout = live.map(|current| serde_json::from_slice(&current.body));
                 self.layout = layout.transpose().map_err(|e| e.to_string())?.map(Arc::new);

@@ -45,6 +45,10 @@ pub(crate) enum Command {
     Publish(PublishArgs),
     /// Follow attempts as they happen
     Tail(TailArgs),
+    /// Start deliveries over that ended without success
+    Redrive(RedriveArgs),
+    /// Send events of a range of time to a webhook again
+    Replay(ReplayArgs),
 }
 
 /// Where the configuration is.
@@ -247,6 +251,9 @@ pub(crate) enum GetKind {
     /// Webhooks
     #[value(name = "webhooks", alias = "webhook", alias = "Webhook")]
     Webhooks,
+    /// Bulk jobs
+    #[value(name = "jobs", alias = "job", alias = "Job")]
+    Jobs,
     /// How work is divided into partitions
     #[value(name = "layout")]
     Layout,
@@ -373,6 +380,81 @@ pub(crate) struct PublishArgs {
     /// One JSON document a line; '-' or nothing is standard input
     #[arg(value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
+    /// How to print.
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// `hookline redrive`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RedriveArgs {
+    /// The project whose deliveries are meant
+    #[arg(long, value_name = "PROJECT")]
+    pub(crate) project: String,
+    /// Only those to this webhook
+    #[arg(long, value_name = "WEBHOOK")]
+    pub(crate) webhook: Option<String>,
+    /// Only those of events of this type (`order.paid`, `order.*`)
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) event_type: Option<String>,
+    /// Only those of events with this id
+    #[arg(long, value_name = "ID")]
+    pub(crate) event_id: Option<String>,
+    /// Only those that ended so: exhausted, refused or expired
+    #[arg(long, value_name = "OUTCOME")]
+    pub(crate) outcome: Option<String>,
+    /// Only those whose last attempt failed so (`timeout`)
+    #[arg(long, value_name = "CLASS")]
+    pub(crate) error_class: Option<String>,
+    /// Only those whose last attempt was answered so (`503`, `5xx`)
+    #[arg(long, value_name = "STATUS")]
+    pub(crate) status: Option<String>,
+    /// Only those whose last attempt began then or later (RFC 3339)
+    #[arg(long, value_name = "TIME")]
+    pub(crate) from: Option<String>,
+    /// Only those whose last attempt began before (RFC 3339)
+    #[arg(long, value_name = "TIME")]
+    pub(crate) to: Option<String>,
+    /// How the job is followed.
+    #[command(flatten)]
+    pub(crate) follow: FollowArgs,
+}
+
+/// `hookline replay`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ReplayArgs {
+    /// The project whose events are meant
+    #[arg(long, value_name = "PROJECT")]
+    pub(crate) project: String,
+    /// The webhook that gets them, as far as it is subscribed to them
+    #[arg(long, value_name = "WEBHOOK")]
+    pub(crate) webhook: String,
+    /// Only events of this type (`order.paid`, `order.*`)
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) event_type: Option<String>,
+    /// Only events with this id
+    #[arg(long, value_name = "ID")]
+    pub(crate) event_id: Option<String>,
+    /// Only events published then or later (RFC 3339); without it, all that are kept
+    #[arg(long, value_name = "TIME")]
+    pub(crate) from: Option<String>,
+    /// Only events published before (RFC 3339)
+    #[arg(long, value_name = "TIME")]
+    pub(crate) to: Option<String>,
+    /// How the job is followed.
+    #[command(flatten)]
+    pub(crate) follow: FollowArgs,
+}
+
+/// How a job is followed.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct FollowArgs {
+    /// Where the configuration is.
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// Do not wait for the end of the job
+    #[arg(long)]
+    pub(crate) detach: bool,
     /// How to print.
     #[command(flatten)]
     pub(crate) output: OutputArgs,

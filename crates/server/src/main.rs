@@ -17,6 +17,7 @@ mod endpoints;
 mod engine;
 mod history;
 mod http;
+mod jobs;
 mod lag;
 mod logs;
 mod metrics;

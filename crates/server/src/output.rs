@@ -54,6 +54,11 @@ pub(crate) fn complain(line: &str) {
     eprintln!("{}", Plain(line));
 }
 
+/// A line on standard error that the next one takes the place of; an empty one leaves nothing there. Only for terminals.
+pub(crate) fn progress(line: &str) {
+    eprint!("\r\u{1b}[K{}", Plain(line));
+}
+
 /// One line on standard output.
 ///
 /// # Errors

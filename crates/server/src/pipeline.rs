@@ -4,7 +4,8 @@
 //! producers ──► events ──► fan-out ──► deliveries ──► dispatch ──► HTTP ──► attempts ──► history
 //!                             ▲             ▲           │  ▲ own log ◄──────┘
 //!                             │             │           ├──► dead, responses
-//!       registry (compacted) ─┴─ live view  └── tiers ◄─┘ failed: retry.1s … retry.24h
+//!       registry (compacted) ─┴─ live view  ├── tiers ◄─┘ failed: retry.1s … retry.24h
+//!                                           └── jobs ◄── dead, events: what is sent again
 //! ```
 
 use std::sync::Arc;
@@ -17,16 +18,12 @@ use crate::api::Api;
 use crate::cli::Role;
 use crate::engine::{self, System, worker_name};
 use crate::history;
+use crate::jobs;
 use crate::lag::{self, Lag};
 use crate::output::Exit;
 use crate::process::Process;
 use crate::secrets;
 use crate::tasks::{Kind, Start};
-
-/// Whether a role has something to run in this version.
-pub(crate) fn runs(role: Role) -> bool {
-    role != Role::Jobs
-}
 
 /// Starts the roles and what they stand on.
 ///
@@ -71,8 +68,10 @@ pub(crate) fn start(process: &mut Process, system: &System, roles: &[Role]) -> R
                 let history = history::start(process, system);
                 process.tasks.start(Kind::History, history);
             }
-            // An accepted word whose stage is still to come.
-            Role::Jobs => {}
+            // dead, events → deliveries: what people want to be sent again.
+            Role::Jobs => process
+                .tasks
+                .start(Kind::Jobs, jobs::start(process, system)),
             // Both answer over HTTP: events in, and everything else.
             Role::Ingest | Role::Api => {}
         }

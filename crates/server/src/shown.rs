@@ -11,7 +11,7 @@ use hookline_model::outcome::Outcome;
 use hookline_model::resource::Webhook;
 use hookline_model::time::Millis;
 use hookline_registry::{
-    ConnectorEntry, DeletedWebhook, EventTypeEntry, KeyEntry, ProjectEntry, WebhookEntry,
+    ConnectorEntry, DeletedWebhook, EventTypeEntry, JobEntry, KeyEntry, ProjectEntry, WebhookEntry,
 };
 use serde_json::{Value, json};
 
@@ -200,6 +200,30 @@ pub(crate) fn key(entry: &KeyEntry) -> Value {
         "hint": key.hint,
         "created_at": Millis(key.created_at_ms).to_rfc3339(),
         "expires_at": key.expires_at_ms.map(|at| Millis(at).to_rfc3339()),
+        "version": entry.version,
+    })
+}
+
+/// A job, and how far it is.
+pub(crate) fn job(entry: &JobEntry) -> Value {
+    let job = &entry.job;
+    let at = |ms: Option<i64>| ms.map(|ms| Millis(ms).to_rfc3339());
+    let (read, of) = job.read_of();
+    json!({
+        "id": entry.id,
+        "project": entry.project,
+        "kind": job.kind,
+        "webhook": job.webhook.as_ref().map(|webhook| &webhook.name),
+        "webhook_uid": job.webhook.as_ref().map(|webhook| webhook.uid),
+        "filter": job.filter,
+        "status": job.status,
+        "error": job.error,
+        "worker": job.owner.as_ref().map(|owner| &owner.worker),
+        "created_at": at(Some(job.created_at_ms)),
+        "started_at": at(job.started_at_ms),
+        "finished_at": at(job.finished_at_ms),
+        "progress": {"read": read, "of": of, "partitions": job.partitions},
+        "counts": job.counts,
         "version": entry.version,
     })
 }

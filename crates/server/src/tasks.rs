@@ -5,6 +5,7 @@
 //! | `samples` | logged | aborted | 1 intake |
 //! | `fanout` | started again, ever later | finishes, commits | 2 readers |
 //! | `tiers` | started again, ever later | finishes, commits | 2 readers |
+//! | `jobs` | started again, ever later | says how far each job is | 2 readers |
 //! | `dispatch` | started again, ever later | drains what is in flight | 3 dispatch |
 //! | `history` | started again, ever later | stores what it has read | 4 followers |
 //! | `registry` | the process stops (its view would be out of date) | finishes | 4 followers |
@@ -50,6 +51,8 @@ pub(crate) enum Kind {
     Fanout,
     /// The role `tiers`.
     Tiers,
+    /// The role `jobs`.
+    Jobs,
     /// The role `dispatch`.
     Dispatch,
     /// The role `history`.
@@ -115,6 +118,7 @@ impl Kind {
             Self::Samples => "samples",
             Self::Fanout => "fanout",
             Self::Tiers => "tiers",
+            Self::Jobs => "jobs",
             Self::Dispatch => "dispatch",
             Self::History => "history",
             Self::Registry => "registry",
@@ -128,7 +132,9 @@ impl Kind {
     fn policy(self) -> (OnError, OnCancel, Stage) {
         match self {
             Self::Samples => (OnError::Log, OnCancel::Abort, Stage::Intake),
-            Self::Fanout | Self::Tiers => (OnError::Restart, OnCancel::Wait, Stage::Readers),
+            Self::Fanout | Self::Tiers | Self::Jobs => {
+                (OnError::Restart, OnCancel::Wait, Stage::Readers)
+            }
             Self::Dispatch => (OnError::Restart, OnCancel::Wait, Stage::Dispatch),
             Self::History => (OnError::Restart, OnCancel::Wait, Stage::Followers),
             Self::Registry => (OnError::Stop, OnCancel::Wait, Stage::Followers),

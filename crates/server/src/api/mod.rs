@@ -1,5 +1,5 @@
 //! REST: `/v1/…`. What is behind it is the registry (resources), the ingest crate (events), the outside client (test sends)
-//! and the history (attempts, activities, statistics).
+//! and the history (attempts, activities, statistics, jobs).
 //!
 //! Reading order: `caller` (who may), `request` (what requests bring), `problem` (what goes wrong), then a file for each resource. Every
 //! path stands in [`routes`], and in `openapi.yaml`, which a test holds against it.
@@ -10,6 +10,7 @@ mod caller;
 mod connectors;
 mod event_types;
 mod events;
+mod jobs;
 mod keys;
 mod openapi;
 mod presets;
@@ -43,6 +44,7 @@ use crate::cli::Role;
 use crate::endpoints::Endpoints;
 use crate::engine::System;
 use crate::http::Pages;
+use crate::jobs::Maker;
 
 /// How long a request waits to see what is current.
 const CURRENT_WITHIN: Duration = Duration::from_secs(3);
@@ -64,6 +66,8 @@ pub(crate) struct Api {
     pub(crate) history: Arc<Store>,
     /// Who waits for events in it.
     pub(crate) following: Following,
+    /// Where jobs are made.
+    jobs: Maker,
     /// The way of events to the journal.
     publishing: Publishing,
     /// Where commands go, with the prefix of its topics.
@@ -84,6 +88,7 @@ impl Api {
             endpoints: Endpoints::new(&system.config, &system.clock, way),
             history,
             following: Following::new(),
+            jobs: Maker::new(system),
             publishing: Publishing::new(system),
             commands: (system.journal(), system.config.journal.prefix.clone()),
             roles: roles.iter().copied().collect(),
@@ -195,6 +200,15 @@ pub(crate) fn routes() -> Vec<(&'static str, MethodRouter<Arc<Pages>>)> {
                 .put(event_types::put)
                 .patch(event_types::patch)
                 .delete(event_types::delete),
+        ),
+        (
+            "/v1/projects/{project}/jobs",
+            get(jobs::list).post(jobs::create),
+        ),
+        (
+            "/v1/projects/{project}/jobs/{id}",
+            // `{id}:pause` and the like.
+            get(jobs::show).post(jobs::act),
         ),
         (
             "/v1/projects/{project}/keys",

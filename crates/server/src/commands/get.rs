@@ -31,6 +31,7 @@ fn show(args: &GetArgs, snapshot: &Snapshot, now: Millis) -> Result<(), Exit> {
         GetKind::EventTypes => ("event type", event_types(args, snapshot)?),
         GetKind::Connectors => ("connector", connectors(args, snapshot)?),
         GetKind::Webhooks => ("webhook", webhooks(args, snapshot, now)?),
+        GetKind::Jobs => ("job", jobs(args, snapshot)),
         GetKind::Layout => (
             "layout",
             snapshot.layout().map(|l| layout(l)).into_iter().collect(),
@@ -110,6 +111,17 @@ fn connectors(args: &GetArgs, snapshot: &Snapshot) -> Result<Vec<Value>, Exit> {
     Ok(found.into_iter().map(shown::connector).collect())
 }
 
+/// Their ids are nowhere else.
+fn jobs(args: &GetArgs, snapshot: &Snapshot) -> Vec<Value> {
+    let wanted = |of: &Option<String>, is: &str| of.as_ref().is_none_or(|of| *of == *is);
+    let mut found: Vec<_> = snapshot
+        .all_jobs()
+        .filter(|job| wanted(&args.project, &job.project) && wanted(&args.name, &job.id))
+        .collect();
+    found.sort_by(|a, b| (&a.project, &a.id).cmp(&(&b.project, &b.id)));
+    found.into_iter().map(|entry| shown::job(entry)).collect()
+}
+
 fn ambiguous(what: &str, name: &str, projects: &[&str]) -> Exit {
     let projects = projects.join(", ");
     Exit::usage(format!(
@@ -157,9 +169,10 @@ fn merge(shown: &mut Value, settings: serde_json::Result<Value>) {
 }
 
 /// Columns of a table for people.
-const COLUMNS: [&str; 17] = [
+const COLUMNS: [&str; 18] = [
     "project",
     "id",
+    "status",
     "name",
     "type",
     "state",

@@ -3,6 +3,7 @@
 mod apply;
 mod check_config;
 mod get;
+mod jobs;
 pub(crate) mod keys;
 mod preset;
 mod publish;
@@ -35,6 +36,8 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Exit> {
         Command::Keys(args) => keys::run(args).await,
         Command::Publish(args) => publish::run(args).await,
         Command::Tail(args) => tail::run(args).await,
+        Command::Redrive(args) => jobs::redrive(args).await,
+        Command::Replay(args) => jobs::replay(args).await,
     }
 }
 

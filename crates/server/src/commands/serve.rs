@@ -54,15 +54,4 @@ pub(crate) fn announce(config: &Config, roles: &[Role]) {
     for danger in config.dangers() {
         tracing::warn!("dangerous setting: {danger}");
     }
-    let idle: Vec<_> = roles
-        .iter()
-        .filter(|role| !pipeline::runs(**role))
-        .map(|role| role.as_str())
-        .collect();
-    if !idle.is_empty() {
-        tracing::info!(
-            roles = idle.join(","),
-            "these roles have nothing to run in this version yet"
-        );
-    }
 }
