@@ -30,6 +30,7 @@ mod deploy;
 mod faults;
 mod fixtures;
 mod history;
+mod jobs;
 mod journal;
 mod journal_groups;
 mod platforms;

@@ -181,3 +181,106 @@ pub(crate) fn started_over(picked: Picked, webhook: &WebhookEntry, origin: Origi
         headers: Vec::new(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hookline_model::job::{JobSpec, JobWebhook};
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::testing::full;
+
+    fn job(filter: Value, webhook: Option<u8>) -> Job {
+        let document = json!({"kind": "redrive", "filter": filter});
+        let spec = JobSpec::read(document.as_object().expect("an object")).expect("valid");
+        let webhook = webhook.map(|n| JobWebhook {
+            name: "crm".into(),
+            uid: WebhookUid::from_slice(&[n; 16]).expect("16 bytes"),
+        });
+        Job::new(&spec, webhook, Vec::new(), Millis(0))
+    }
+
+    fn record(dead: &wire::DeadDelivery) -> StoredRecord {
+        StoredRecord {
+            offset: 7,
+            timestamp_ms: 1_700_000_000_900,
+            key: None,
+            value: Some(dead.encode_to_vec().into()),
+            headers: Vec::new(),
+        }
+    }
+
+    fn dead() -> wire::DeadDelivery {
+        wire::DeadDelivery {
+            format: wire::FORMAT,
+            event: Some(wire::Event {
+                id: "e1".into(),
+                r#type: "order.paid".into(),
+                project: "shop".into(),
+                ..wire::Event::default()
+            }),
+            attempt: Some(wire::Attempt {
+                outcome: wire::Outcome::Exhausted.into(),
+                status: 503,
+                error_class: "status".into(),
+                first_try_ms: 1_699_999_000_000,
+                ..full()
+            }),
+            ticket: None,
+        }
+    }
+
+    fn picks(project: &str, job: &Job) -> bool {
+        let picked = redrive(project, job, &record(&dead()));
+        picked.expect("it can be read").is_some()
+    }
+
+    #[test]
+    fn a_dead_delivery_is_taken_whole_and_keeps_its_id() {
+        let picked = redrive("shop", &job(json!({}), None), &record(&dead()));
+        let picked = picked.expect("it can be read").expect("it is wanted");
+        assert_eq!(picked.delivery, DeliveryId([0xab; 16]));
+        assert_eq!(
+            picked.webhook,
+            WebhookUid::from_slice(&[1; 16]).expect("16 bytes")
+        );
+        assert_eq!(Some(picked.event), dead().event);
+        assert_eq!(picked.accepted_at_ms, 1_699_999_000_000);
+    }
+
+    #[test]
+    fn others_are_left_alone() {
+        assert!(picks(
+            "shop",
+            &job(json!({"status": "5xx", "event_type": "order.*"}), Some(1))
+        ));
+        assert!(!picks("other", &job(json!({}), None)));
+        assert!(!picks("shop", &job(json!({}), Some(2))));
+        assert!(!picks("shop", &job(json!({"outcome": "refused"}), None)));
+        // The range is that of the last attempt, as in the list of attempts, not of the record.
+        assert!(picks(
+            "shop",
+            &job(json!({"to": "2023-11-14T22:13:20.001Z"}), None)
+        ));
+        assert!(!picks(
+            "shop",
+            &job(json!({"to": "2023-11-14T22:13:20Z"}), None)
+        ));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_said_and_a_tombstone_is_nothing() {
+        let wanted = job(json!({}), None);
+        let mut newer = dead();
+        newer.format = 99;
+        assert!(redrive("shop", &wanted, &record(&newer)).is_err());
+        let mut without = dead();
+        without.attempt = None;
+        assert!(redrive("shop", &wanted, &record(&without)).is_err());
+        let tombstone = StoredRecord {
+            value: None,
+            ..record(&dead())
+        };
+        assert_eq!(redrive("shop", &wanted, &tombstone), Ok(None));
+    }
+}
