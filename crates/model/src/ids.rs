@@ -163,7 +163,7 @@ impl DeliveryId {
             .filter(|d| d.len() == 32 && d.is_ascii())?;
         let mut id = [0; 16];
         for (byte, at) in id.iter_mut().zip((0..).step_by(2)) {
-            *byte = u8::from_str_radix(&digits[at..at + 2], 16).ok()?;
+            *byte = u8::from_str_radix(digits.get(at..at + 2)?, 16).ok()?;
         }
         Some(Self(id))
     }

@@ -190,7 +190,7 @@ async fn ordered_batches_keep_their_order_when_the_worker_is_killed(engine: Engi
     let receiver = Receiver::start().await;
     let site = Site::new(engine).await;
     let mut program = site.start().await;
-    let retry = "retry: {jitter: 0, schedule: {fixed: {delay: 100ms, times: unlimited}}}";
+    let retry = "retry: {jitter: 0, schedule: {list: [50ms, 1s, 1s, 1s, 1s, 1s]}}";
     site.apply(&format!(
         "{}{}",
         webhook(

@@ -45,7 +45,7 @@ pub(crate) fn events(event_type: &str, count: usize) -> Vec<String> {
 
 /// A webhook of project `shop` for all events, with further lines of YAML.
 pub(crate) fn webhook(name: &str, url: &str, more: &str) -> String {
-    let events = if more.contains("events:") {
+    let events = if more.lines().any(|line| line.starts_with("events:")) {
         ""
     } else {
         "events: [\"*\"]\n"

@@ -6,13 +6,18 @@
 //! unit's attempt record is stored and has certainly counted ([`Partition::confirmed`]); what follows from it is acknowledged
 //! ([`Partition::followed`]); it is settled.
 
+mod begun;
+mod replay;
+
 use std::collections::{BTreeMap, BTreeSet};
+
+use begun::{Begun, Phase};
 
 use super::checkpoint::{Checkpoint, Single};
 use super::lane::{Door, Health, LaneKey, Lanes, Offered, QueueLimits, Queued, Start};
 use super::marks::{SourceMarks, Stream, StreamPosition};
 use super::mutation::mutated;
-use crate::ids::{DeliveryId, Position, WebhookUid};
+use crate::ids::{DeliveryId, Position};
 use crate::time::Millis;
 
 /// What became of a send at the live edge.
@@ -90,73 +95,6 @@ pub struct Made {
     pub attempts: u32,
     /// When the first of them began.
     pub first_try: Millis,
-}
-
-/// A unit that was begun and is not settled.
-#[derive(Debug)]
-#[cfg_attr(test, derive(Clone, Hash))]
-struct Begun<T> {
-    single: Single,
-    /// The send; of one that a takeover has found only its position is known, until it is read back.
-    send: Option<Queued<T>>,
-    /// See [`Single::others`].
-    others: Vec<Option<Queued<T>>>,
-    /// It holds its lane: it goes out, or did. Else it is being ended without an exchange.
-    sent: bool,
-    phase: Phase,
-}
-
-impl Single {
-    /// What goes on after it, from `due` on; without its others.
-    fn next(&self, due: Millis) -> Self {
-        Self {
-            attempts: self.others_made.0,
-            first_try: self.others_made.1,
-            others_made: self.others_made,
-            due,
-            ..Self::default()
-        }
-    }
-}
-
-impl<T> Begun<T> {
-    fn found(single: Single) -> Self {
-        Self {
-            others: single.others.iter().map(|_| None).collect(),
-            single,
-            send: None,
-            sent: true,
-            phase: Phase::Found,
-        }
-    }
-
-    fn lane(&self) -> Option<LaneKey> {
-        self.send.as_ref().map(|send| send.lane)
-    }
-
-    /// Whether lanes are told that it waits in place.
-    fn rests(&self) -> bool {
-        self.single.batch || self.lane().is_some_and(|lane| lane.kind.is_ordered())
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(test, derive(Hash))]
-enum Phase {
-    /// Found by a takeover; its payload is being read back.
-    Found,
-    /// Waits in place until it is due.
-    Waiting,
-    /// Waits in place until somebody releases or ends it.
-    Held,
-    /// Waits in its lane to go again.
-    Again,
-    /// A batch whose beginning is being written down.
-    Beginning,
-    /// The exchange is under way, or its record is not yet confirmed.
-    Sending { place: bool },
-    /// What follows from the attempt at this offset is being written.
-    Following { ticket: Ticket, left: u32 },
 }
 
 /// What a previous owner's record says of a send that was outstanding, for the new owner to act on.
@@ -243,210 +181,6 @@ impl<T: Clone> Partition<T> {
             commands: checkpoint.commands,
             ahead: BTreeMap::new(),
             open: BTreeMap::new(),
-        }
-    }
-
-    fn outstanding(&self, position: Position, webhook: WebhookUid) -> bool {
-        if self.begun.contains_key(&position) || self.others.contains_key(&position) {
-            return true;
-        }
-        if self.ahead.contains_key(&position) || self.skipped(position) {
-            return false;
-        }
-        position.offset >= self.watermark || self.lanes.reach(webhook, position)
-    }
-
-    /// Before anything is sent: a record of `attempts` that counts says that this batch begins.
-    pub fn replay_begun(&mut self, sends: &[Position], webhook: WebhookUid) {
-        let Some((first, others)) = sends.split_first() else {
-            return;
-        };
-        if !self.outstanding(*first, webhook) {
-            return;
-        }
-        for position in sends {
-            self.skip(*position, after(*position));
-            // It counts, and so what the cached state says of them is older, or comes again behind it.
-            self.begun.remove(position);
-        }
-        if !mutated!(OthersForgotten) {
-            self.others
-                .extend(others.iter().map(|other| (*other, *first)));
-        }
-        let single = Single {
-            batch: true,
-            others: others.to_vec(),
-            ..Single::default()
-        };
-        self.begun.insert(*first, Begun::found(single));
-    }
-
-    /// Before anything is sent: a record of `attempts` that counts, in order. It says that the attempt on the unit at `sends` led to `after`.
-    pub fn replay(
-        &mut self,
-        ticket: Ticket,
-        sends: &[Position],
-        webhook: WebhookUid,
-        then: After,
-        made: Made,
-    ) -> Replayed {
-        let Some(position) = sends.first().copied() else {
-            return Replayed::Old;
-        };
-        if !self.outstanding(position, webhook) {
-            return Replayed::Old;
-        }
-        let mut single = match self.begun.remove(&position) {
-            Some(begun) => begun.single,
-            None => Single {
-                others: sends[1..].to_vec(),
-                batch: sends.len() > 1,
-                ..Single::default()
-            },
-        };
-        (single.attempts, single.first_try) = (made.attempts, made.first_try);
-        match then {
-            After::InPlace(due) => single.due = due,
-            After::Hold => single.held = true,
-            After::Split => {
-                (single.batch, single.due) = (false, Millis(0));
-                single.others_made = (made.attempts, made.first_try);
-            }
-            After::Settled | After::Follow(_) => {
-                return self.replay_settled(ticket, position, single, then);
-            }
-        }
-        let others = single.others.iter().map(|other| (*other, position));
-        self.others
-            .extend(others.filter(|_| !mutated!(OthersForgotten)));
-        for position in [position].iter().chain(&single.others) {
-            self.skip(*position, after(*position));
-        }
-        self.begun.insert(position, Begun::found(single));
-        Replayed::InPlace
-    }
-
-    fn replay_settled(
-        &mut self,
-        ticket: Ticket,
-        position: Position,
-        single: Single,
-        then: After,
-    ) -> Replayed {
-        let together = if single.batch { single.others.len() } else { 0 };
-        let (with, later) = single.others.split_at(together);
-        for position in [position].iter().chain(with) {
-            self.others.remove(position);
-            if position.offset >= self.watermark {
-                self.ahead.insert(*position, ticket);
-            } else {
-                self.skip(*position, after(*position));
-            }
-        }
-        if let Some((first, others)) = later.split_first() {
-            self.others.remove(first);
-            self.others
-                .extend(others.iter().map(|other| (*other, *first)));
-            let next = Single {
-                others: others.to_vec(),
-                ..single.next(Millis(0))
-            };
-            self.begun.insert(*first, Begun::found(next));
-        }
-        let After::Follow(left @ 1..) = then else {
-            return Replayed::Settled;
-        };
-        *self.open.entry(ticket).or_default() += left;
-        let mut begun = Begun::found(Single::default());
-        begun.phase = Phase::Following { ticket, left };
-        begun.sent = false;
-        self.begun.insert(position, begun);
-        Replayed::Refollow
-    }
-
-    /// Before anything is sent: somebody has released the unit at this position.
-    pub fn replay_released(&mut self, position: Position) {
-        if let Some(begun) = self.begun.get_mut(&position) {
-            begun.single.held = false;
-            begun.single.due = Millis(0);
-        }
-    }
-
-    /// Sends that were begun and must be read back from the log, in order, to go again.
-    #[must_use]
-    pub fn found(&self) -> Vec<Position> {
-        let found = self.begun.iter().filter(|(_, b)| b.phase == Phase::Found);
-        let mut found: Vec<Position> = found
-            .flat_map(|(first, b)| [*first].into_iter().chain(b.single.others.iter().copied()))
-            .collect();
-        found.sort_unstable();
-        found
-    }
-
-    /// Such a send was read back.
-    pub fn restore(&mut self, read: Read<T>) {
-        let position = read.position;
-        let first = self.others.get(&position).copied().unwrap_or(position);
-        let Some(begun) = self
-            .begun
-            .get_mut(&first)
-            .filter(|b| b.phase == Phase::Found)
-        else {
-            return;
-        };
-        if first == position {
-            begun.send = Some(read.queued());
-        } else if let Ok(index) = begun.single.others.binary_search(&position) {
-            begun.others[index] = Some(read.queued());
-        }
-    }
-
-    /// Everything that was begun has been read back.
-    pub fn restored(&mut self) {
-        let found: Vec<Position> = self
-            .begun
-            .iter()
-            .filter(|(_, b)| b.phase == Phase::Found && b.send.is_some())
-            .map(|(position, _)| *position)
-            .collect();
-        let mut heads: BTreeMap<LaneKey, Position> = BTreeMap::new();
-        for position in found {
-            let lane = self.begun.get(&position).and_then(Begun::lane);
-            let Some(lane) = lane.filter(|_| !mutated!(RestoredDoesNotHold)) else {
-                self.wait_in_place(position);
-                continue;
-            };
-            let head = lane
-                .kind
-                .is_ordered()
-                .then(|| *heads.entry(lane).or_insert(position));
-            match head {
-                // Several sends of it were being ended at once; should they go out after all, they go one after the other.
-                Some(head) if head != position => self.put_after(head, position),
-                _ => {
-                    self.lanes.hold(lane);
-                    self.wait_in_place(position);
-                }
-            }
-        }
-    }
-
-    /// What has been begun at `position` goes on after what has been at `head`.
-    fn put_after(&mut self, head: Position, position: Position) {
-        let Some(later) = self.begun.remove(&position) else {
-            return;
-        };
-        let Some(begun) = self.begun.get_mut(&head) else {
-            return;
-        };
-        for (position, send) in [position]
-            .into_iter()
-            .chain(later.single.others)
-            .zip([later.send].into_iter().chain(later.others))
-        {
-            begun.single.others.push(position);
-            begun.others.push(send);
-            self.others.insert(position, head);
         }
     }
 
