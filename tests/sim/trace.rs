@@ -185,5 +185,7 @@ fn entry(entry: &Entry) -> String {
         Entry::Lane(l) => format!("lane {}.{}@{}", short(&l.webhook_uid), l.kind, at(l.cursor)),
         Entry::Mark(m) => format!("mark {} {}", from(m.stream.clone()), short(&m.webhook_uid)),
         Entry::Repeats(r) => format!("skip {}-{}", at(r.from), at(r.to)),
+        Entry::Ended(e) => format!("ended {}/{}", short(&e.delivery_id), e.run),
+        Entry::Commands(c) => format!("commands {}", c.before),
     }
 }

@@ -333,7 +333,7 @@ mod tests {
             ..wire::Attempt::default()
         };
         let mut encoded: Vec<Vec<u8>> = (1..4).map(|n| attempt(&said(n))).collect();
-        let webhook = WebhookUid(uuid::Uuid::from_u128(3));
+        let webhook = WebhookUid::from_slice(&[3; 16]).expect("16 bytes");
         let sends = [
             Position::at(4),
             Position {

@@ -379,6 +379,7 @@ mod tests {
             epoch,
             sequence: 1,
             attempts,
+            ..wire::Attempts::default()
         }
         .encode_to_vec()
     }

@@ -113,7 +113,7 @@ async fn a_killed_runner_repeats_nothing(engine: Engine) {
         .await;
     let api = Api::with_role(&site, &program, "manager", None).await;
     let hook = "/v1/projects/shop/webhooks/mended";
-    let _ = api.ask("POST", &format!("{hook}:pause")).await.expect(200);
+    drop(api.ask("POST", &format!("{hook}:pause")).await.expect(200));
     let id = made(&api, &json!({"kind": "redrive"})).await;
     program.ended(WITHIN).await;
     // Everything is handed over and noted, but not that the job is through.
@@ -125,7 +125,7 @@ async fn a_killed_runner_repeats_nothing(engine: Engine) {
     let api = api.at(&program);
     let job = comes_to(&api, &id, "done").await;
     assert_eq!(written(&job), 400, "{job}");
-    let _ = api.ask("POST", &format!("{hook}:resume")).await.expect(200);
+    drop(api.ask("POST", &format!("{hook}:resume")).await.expect(200));
     at_least("all", 400, WITHIN, || taken(&receiver, "/ok/mended").len()).await;
     // What comes behind them comes after them; if one of them came twice, it would have come by then.
     site.publish(&events("live", 1)).await;

@@ -101,6 +101,7 @@ impl Topics {
                 epoch,
                 sequence: 1,
                 attempts: vec![attempt],
+                ..wire::Attempts::default()
             };
             let record = Self::record(header::KIND_ATTEMPT, attempts.encode_to_vec());
             let partition = number % self.partitions;

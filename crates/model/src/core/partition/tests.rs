@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::core::lane::{LaneKind, Seat, Terms};
+use crate::ids::WebhookUid;
 use crate::wire;
 
 struct Open;
