@@ -239,6 +239,9 @@ fn push_data(body: &mut Vec<u8>, event: &wire::Event) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use serde_json::Value;
+
     use super::*;
 
     fn event(data: &'static [u8], media: &str) -> wire::Event {
@@ -324,5 +327,107 @@ mod tests {
             bad.content_type.as_deref(),
             Some("application/octet-stream")
         );
+    }
+
+    fn batch(form: BodyForm, events: &[wire::Event]) -> Body {
+        build_batch(form, events.iter().map(|event| (event, Millis(0))))
+    }
+
+    #[test]
+    fn a_batch_is_an_array_or_lines() {
+        let events = [
+            event(b"{\"b\": 1.00,\r\n\t\"b\": \"a\\\" \\\\\"}", ""),
+            event("a\n\"é".as_bytes(), "text/plain"),
+            event(b"", ""),
+            event(b"[1, 1e999]", ""),
+        ];
+        let array = batch(BodyForm::Array, &events);
+        assert_eq!(array.content_type.as_deref(), Some("application/json"));
+        assert_eq!(
+            array.bytes,
+            "[{\"b\": 1.00,\r\n\t\"b\": \"a\\\" \\\\\"},\"a\\n\\\"é\",null,[1, 1e999]]"
+        );
+        let lines = batch(BodyForm::Ndjson, &events);
+        assert_eq!(lines.content_type.as_deref(), Some("application/x-ndjson"));
+        assert_eq!(
+            lines.bytes,
+            "{\"b\":1.00,\"b\":\"a\\\" \\\\\"}\n\"a\\n\\\"é\"\nnull\n[1, 1e999]\n"
+        );
+        assert_eq!(text(BodyForm::Array, &events[3]), "[[1, 1e999]]");
+        assert_eq!(text(BodyForm::Ndjson, &events[3]), "[1, 1e999]\n");
+        assert_eq!(batch(BodyForm::Array, &[]).bytes, "[]");
+    }
+
+    #[test]
+    fn a_test_in_a_body_for_many_says_so_in_its_event() {
+        let mark = r#""test":true,"message":"This is a test message.""#;
+        for (data, media, want) in [
+            ("{\"a\":\n1}", "", format!("{{{mark},\"a\":1}}")),
+            ("[{}]", "", "[{}]".into()),
+            ("{}", "text/plain", "\"{}\"".into()),
+        ] {
+            let event = event(data.as_bytes(), media);
+            let lines = build_test(BodyForm::Ndjson, &event, Millis(0));
+            assert_eq!(lines.bytes, format!("{want}\n"));
+            let array = build_test(BodyForm::Array, &event, Millis(0));
+            let array: Value = serde_json::from_slice(&array.bytes).expect("JSON");
+            let want: Value = serde_json::from_str(&want).expect("JSON");
+            assert_eq!(array, serde_json::json!([want]));
+        }
+    }
+
+    fn value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<String>().prop_map(Value::from),
+            "[ \\\\\"\r\n\t{}]{0,8}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(3, 16, 4, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                proptest::collection::btree_map(".{0,4}", inner, 0..4)
+                    .prop_map(|map| Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    fn of(data: Vec<u8>, media: &str) -> wire::Event {
+        wire::Event {
+            data: data.into(),
+            ..event(b"", media)
+        }
+    }
+
+    /// An event, and what its data is in a body for many.
+    fn one() -> impl Strategy<Value = (wire::Event, Value)> {
+        prop_oneof![
+            (value(), any::<bool>()).prop_map(|(value, pretty)| {
+                let data = match pretty {
+                    true => serde_json::to_vec_pretty(&value),
+                    false => serde_json::to_vec(&value),
+                };
+                (of(data.expect("JSON"), ""), value)
+            }),
+            ".{1,9}".prop_map(|text| (of(text.clone().into_bytes(), "text/plain"), text.into())),
+            Just((event(b"\xff\n", "image/png"), "/wo=".into())),
+            Just((event(b"", ""), Value::Null)),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn bodies_for_many_read_back_as_the_data(all in proptest::collection::vec(one(), 0..6)) {
+            let (events, data): (Vec<_>, Vec<_>) = all.into_iter().unzip();
+            let array = batch(BodyForm::Array, &events).bytes;
+            let read: Vec<Value> = serde_json::from_slice(&array).expect("an array");
+            prop_assert_eq!(&read, &data);
+            let lines = batch(BodyForm::Ndjson, &events).bytes;
+            let lines = std::str::from_utf8(&lines).expect("text");
+            prop_assert!(!lines.contains('\r') && (lines.is_empty() || lines.ends_with('\n')));
+            let read: Result<Vec<Value>, _> = lines.split_terminator('\n').map(serde_json::from_str).collect();
+            prop_assert_eq!(read.expect("a value a line"), data);
+        }
     }
 }

@@ -152,3 +152,158 @@ pub(super) fn check_policy(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resource::{FieldError, Resource, Webhook, parse_documents};
+
+    fn read(more: &str) -> Result<Webhook, Vec<FieldError>> {
+        let text = format!(
+            "kind: Webhook\nproject: shop\nname: crm\nurl: https://a.example.com/\nevents: [a]\n{more}"
+        );
+        match parse_documents(&text)?.as_slice() {
+            [Resource::Webhook(spec)] => Ok(spec.settings.clone()),
+            other => panic!("{other:#?}"),
+        }
+    }
+
+    fn batching(more: &str) -> (u32, u64, Duration) {
+        let webhook = read(&format!("body: array\nbatch: {more}")).expect(more);
+        let document = webhook.to_document();
+        let again: Webhook = serde_json::from_value(document).expect("stored");
+        assert_eq!(again, webhook);
+        let batch = webhook.batch.expect("a batch");
+        (batch.max_events, batch.max_bytes, batch.max_wait)
+    }
+
+    #[test]
+    fn order_has_four_words_and_three_meanings() {
+        for (word, want, written) in [
+            ("false", Ordered::No, json!(false)),
+            ("true", Ordered::Webhook, json!("webhook")),
+            ("webhook", Ordered::Webhook, json!("webhook")),
+            ("key", Ordered::Key, json!("key")),
+        ] {
+            let webhook = read(&format!("ordered: {word}")).expect(word);
+            assert_eq!(webhook.ordered, want);
+            assert_eq!(webhook.to_document()["ordered"], written);
+        }
+        assert_eq!(read("").expect("minimal").ordered, Ordered::No);
+    }
+
+    #[test]
+    fn what_a_batch_leaves_out_and_how_far_it_goes() {
+        let ms = Duration::from_millis;
+        assert_eq!(batching("{}"), (100, 256 * 1024, ms(200)));
+        assert_eq!(batching("{max_events: 1}"), (1, 256 * 1024, ms(200)));
+        assert_eq!(
+            batching("{max_events: 1000, max_bytes: 1MiB, max_wait: 5m}"),
+            (1000, 1024 * 1024, ms(300_000))
+        );
+        assert_eq!(
+            batching("{max_bytes: 1024B, max_wait: 0s}"),
+            (100, 1024, ms(0))
+        );
+        for body in ["array", "ndjson"] {
+            let alone = read(&format!("body: {body}")).expect("each request holds one event");
+            assert_eq!((alone.batch, alone.body.as_str()), (None, body));
+        }
+        let none = read("body: array\nbatch: none").expect("none");
+        assert_eq!(none.to_document()["batch"], "none");
+    }
+
+    #[test]
+    fn what_does_not_fit_is_named() {
+        for (more, want) in [
+            (
+                "ordered: keys",
+                "ordered: says no order; did you mean `key`?",
+            ),
+            (
+                "ordered: 1",
+                "ordered: says no order; known here are false,",
+            ),
+            (
+                "batch: {}",
+                "batch: needs `body: array` or `body: ndjson`, not standard; ",
+            ),
+            (
+                "preset: esputnik\nbody: data",
+                "batch: needs `body: array` or `body: ndjson`, not data (preset `esputnik` asks for batches); choose",
+            ),
+            (
+                "body: array\nbatch: 100",
+                "batch: must be `none`, or have keys",
+            ),
+            (
+                "body: array\nbatch: {events: 1}",
+                "batch.events: unknown key",
+            ),
+            (
+                "body: array\nbatch: {max_events: 0}",
+                "batch.max_events: must be from 1 to 1000",
+            ),
+            (
+                "body: array\nbatch: {max_events: 1001}",
+                "batch.max_events: must be from 1 to 1000",
+            ),
+            (
+                "body: array\nbatch: {max_events: 1.5}",
+                "batch.max_events: must be a whole number",
+            ),
+            (
+                "body: array\nbatch: {max_bytes: 1023B}",
+                "batch.max_bytes: must be from 1KiB to 1MiB",
+            ),
+            (
+                "body: array\nbatch: {max_bytes: 2MiB}",
+                "batch.max_bytes: must be from 1KiB to 1MiB",
+            ),
+            (
+                "body: array\nbatch: {max_bytes: 4096}",
+                "batch.max_bytes: a size needs a unit",
+            ),
+            (
+                "body: array\nbatch: {max_wait: 6m}",
+                "batch.max_wait: must be from 0s to 5m",
+            ),
+            (
+                "retry: {on_exhausted: hold}",
+                "retry.on_exhausted: `hold` needs order",
+            ),
+            (
+                "retry: {permanent: [{match: [404], then: dead}, {match: [410], then: hold}]}",
+                "retry.permanent[1].then: `hold` needs order",
+            ),
+            (
+                "retry: {permanent: [{match: [410], then: split}]}",
+                "retry.permanent[0].then: `split` needs batches",
+            ),
+            (
+                "body: array\nbatch: {}\nretry: {on_exhausted: split}",
+                "retry.on_exhausted: must be dead, deactivate or hold",
+            ),
+        ] {
+            let errors = read(more).expect_err(more);
+            let [error] = errors.as_slice() else {
+                panic!("{more}: {errors:#?}")
+            };
+            let found = format!("{}: {}", error.field, error.message);
+            assert!(found.starts_with(want), "{found}");
+        }
+    }
+
+    #[test]
+    fn consequences_of_what_is_ordered_and_batched() {
+        let webhook = read(
+            "ordered: key\nbody: ndjson\nbatch: {}\nretry: {on_exhausted: hold, permanent: [{match: [410], then: hold}, {match: [413], then: split}]}",
+        )
+        .expect("fits");
+        assert_eq!(webhook.retry.on_exhausted, Then::Hold);
+        let then: Vec<_> = webhook.retry.permanent.iter().map(|r| r.then).collect();
+        assert_eq!(then, [Then::Hold, Then::Split]);
+        let stored: Webhook = serde_json::from_value(webhook.to_document()).expect("stored");
+        assert_eq!(stored, webhook);
+    }
+}
