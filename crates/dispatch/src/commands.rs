@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use hookline_journal::{
-    Journal, JournalError, ReadBudget, ReadError, StoredRecord, append_and_wait,
-};
+use hookline_journal::{Journal, JournalError, ReadBudget, StoredRecord, append_and_wait};
 use hookline_model::core::claims::LogEntry;
 use hookline_model::core::partition::Partition;
 use hookline_model::ids::DeliveryId;
@@ -64,10 +62,7 @@ async fn answer(
     let budget = ReadBudget { bytes: 256 * 1024 };
     let mut reader = journal.reader(attempts, p, from, budget).await?;
     loop {
-        let batch = reader
-            .next(64)
-            .await
-            .map_err(|error: ReadError| JournalError::from(error))?;
+        let batch = reader.next(64).await.map_err(JournalError::from)?;
         for record in &batch.records {
             let LogEntry::Written { body, .. } = records::log_entry(record) else {
                 continue;

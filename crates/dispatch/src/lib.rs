@@ -3,7 +3,8 @@
 //!
 //! Reading order: [`stage`](Dispatch) joins the group and keeps the lease; `takeover` makes a worker the owner of a partition; `worker` is the owner at
 //! work, over the pure state machines of `hookline_model::core`; `door` says who may send now; `attempt` is one exchange, judged; `commands`
-//! is what people want of single deliveries; `scan` catches up lanes that are behind; `progress` stores checkpoints. [`transport`], [`client`] and [`guard`] are the only way out; [`tiers`] are the delay topics.
+//! is what people want of single deliveries; `scan` catches up lanes that are behind; `progress` stores checkpoints. [`transport`], [`client`]
+//! and [`guard`] are the only way out; [`tiers`] are the delay topics.
 //!
 //! Invariants:
 //! - nothing is started without the lease, and nothing that was recorded is acted upon before it has certainly counted;

@@ -49,7 +49,6 @@ impl Order {
 }
 
 /// What a request is made of.
-#[derive(Clone)]
 pub(crate) struct Draft<'a> {
     pub(crate) settings: &'a Webhook,
     /// The `webhook-id`.

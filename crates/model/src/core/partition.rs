@@ -202,8 +202,7 @@ impl<T: Clone> Partition<T> {
 
     /// It goes on at once, whatever it waits for. False: it does not wait.
     pub fn release(&mut self, position: Position) -> bool {
-        let waits = |b: &&mut Begun<T>| matches!(b.phase, Phase::Waiting | Phase::Held);
-        let Some(begun) = self.begun.get_mut(&position).filter(waits) else {
+        let Some(begun) = self.begun.get_mut(&position).filter(|b| b.waits()) else {
             return false;
         };
         self.waiting.remove(&(begun.single.due, position));
@@ -216,8 +215,7 @@ impl<T: Clone> Partition<T> {
 
     /// What waits in place is being ended by hand: it goes out no more, and that counts with its record.
     pub fn ends(&mut self, position: Position) {
-        let waits = |b: &&mut Begun<T>| matches!(b.phase, Phase::Waiting | Phase::Held);
-        let Some(begun) = self.begun.get_mut(&position).filter(waits) else {
+        let Some(begun) = self.begun.get_mut(&position).filter(|b| b.waits()) else {
             return;
         };
         self.waiting.remove(&(begun.single.due, position));
@@ -244,10 +242,9 @@ impl<T: Clone> Partition<T> {
 
     /// Units that wait in place, by the position of their first.
     pub fn resting_at(&self) -> impl Iterator<Item = Position> + '_ {
-        let waits = |b: &Begun<T>| matches!(b.phase, Phase::Waiting | Phase::Held);
         self.begun
             .iter()
-            .filter(move |(_, b)| waits(b))
+            .filter(|(_, b)| b.waits())
             .map(|(position, _)| *position)
     }
 
@@ -255,7 +252,7 @@ impl<T: Clone> Partition<T> {
     pub fn resting(&self) -> impl Iterator<Item = &Queued<T>> {
         self.begun
             .values()
-            .filter(|b| matches!(b.phase, Phase::Waiting | Phase::Held) && b.rests())
+            .filter(|b| b.waits() && b.rests())
             .filter_map(|b| b.send.as_ref())
     }
 

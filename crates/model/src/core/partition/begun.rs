@@ -47,6 +47,11 @@ impl<T> Begun<T> {
         self.send.as_ref().map(|send| send.lane)
     }
 
+    /// It waits in place: for its time, or for somebody.
+    pub(super) fn waits(&self) -> bool {
+        matches!(self.phase, Phase::Waiting | Phase::Held)
+    }
+
     /// Whether lanes are told that it waits in place.
     pub(super) fn rests(&self) -> bool {
         self.single.batch || self.lane().is_some_and(|lane| lane.kind.is_ordered())
