@@ -1,17 +1,22 @@
 //! What people want of single deliveries, as records of `commands`: read by the owner of the partition, done once, and known to be done by its log.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hookline_journal::{Journal, JournalError, ReadBudget, StoredRecord, append_and_wait};
+use hookline_journal::{
+    AppendError, Appender, Journal, JournalError, ReadBudget, ReadError, StoredRecord,
+    append_and_wait,
+};
 use hookline_model::core::claims::LogEntry;
-use hookline_model::core::partition::Partition;
+use hookline_model::core::partition::{Partition, Ticket};
 use hookline_model::ids::DeliveryId;
 use hookline_model::limits::ENDED_KEPT;
 use hookline_model::time::Millis;
 use hookline_model::topics::Topic;
 use hookline_model::wire;
 use prost::Message as _;
+use tokio::sync::Mutex;
 
 use crate::door::Ended;
 use crate::records::{self, Payload};
@@ -23,33 +28,71 @@ pub enum Answer {
     Done,
     /// It is not, and will not be: why.
     Refused(String),
+    /// It is not, because too many deliveries are ended already while they wait: later it may be.
+    Full(String),
     /// Nobody has said yet; it will be done when somebody owns the partition again.
     Pending,
 }
 
-/// Gives a command to the owner of the partition `p` of `deliveries` and waits for its answer, `patience` at most.
-///
-/// # Errors
-/// When the journal does not take it; whether it will be done is unknown then.
-pub async fn give(
-    journal: &dyn Journal,
-    prefix: &str,
-    p: u32,
-    command: &wire::Command,
-    patience: Duration,
-) -> Result<Answer, JournalError> {
-    let attempts = Topic::Attempts.name(prefix);
-    // The answer stands behind what is there by now.
-    let from = journal.end(&attempts, p).await?;
-    let appender = journal.appender("commands").await?;
-    let key = Some(command.webhook_uid.clone());
-    let record = records::plain(key, command);
-    let appended = append_and_wait(&*appender, &Topic::Commands.name(prefix), p, record).await?;
-    let Some(offset) = appended.offset else {
-        return Ok(Answer::Pending);
-    };
-    let answer = tokio::time::timeout(patience, answer(journal, &attempts, p, from, offset)).await;
-    answer.unwrap_or(Ok(Answer::Pending))
+/// The way of commands to the owners of partitions.
+pub struct Commands {
+    journal: Arc<dyn Journal>,
+    attempts: String,
+    commands: String,
+    /// Made when first needed; one that has failed is replaced.
+    appender: Mutex<Option<Arc<dyn Appender>>>,
+}
+
+impl Commands {
+    /// Through this journal, with this prefix of topics.
+    #[must_use]
+    pub fn new(journal: Arc<dyn Journal>, prefix: &str) -> Self {
+        Self {
+            journal,
+            attempts: Topic::Attempts.name(prefix),
+            commands: Topic::Commands.name(prefix),
+            appender: Mutex::new(None),
+        }
+    }
+
+    /// Gives a command to the owner of the partition `p` of `deliveries` and waits for its answer, `patience` at most.
+    ///
+    /// # Errors
+    /// When the journal does not take it; whether it will be done is unknown then.
+    pub async fn give(
+        &self,
+        p: u32,
+        command: &wire::Command,
+        patience: Duration,
+    ) -> Result<Answer, JournalError> {
+        // The answer stands behind what is there by now.
+        let from = self.journal.end(&self.attempts, p).await?;
+        let key = Some(command.webhook_uid.clone());
+        let record = records::plain(key, command);
+        let appender = self.appender().await?;
+        let appended = append_and_wait(&*appender, &self.commands, p, record).await;
+        if let Err(error) = &appended
+            && !matches!(error, AppendError::TooLarge { .. })
+        {
+            *self.appender.lock().await = None;
+        }
+        let Some(offset) = appended?.offset else {
+            return Ok(Answer::Pending);
+        };
+        let answer = answer(&*self.journal, &self.attempts, p, from, offset);
+        let answer = tokio::time::timeout(patience, answer).await;
+        answer.unwrap_or(Ok(Answer::Pending))
+    }
+
+    async fn appender(&self) -> Result<Arc<dyn Appender>, JournalError> {
+        let mut kept = self.appender.lock().await;
+        if let Some(appender) = &*kept {
+            return Ok(Arc::clone(appender));
+        }
+        let appender = self.journal.appender("commands").await?;
+        *kept = Some(Arc::clone(&appender));
+        Ok(appender)
+    }
 }
 
 async fn answer(
@@ -70,6 +113,7 @@ async fn answer(
             let done = body.commands.into_iter().find(|done| done.offset == offset);
             match done {
                 Some(done) if done.refused.is_empty() => return Ok(Answer::Done),
+                Some(done) if done.full => return Ok(Answer::Full(done.refused)),
                 Some(done) => return Ok(Answer::Refused(done.refused)),
                 None => {}
             }
@@ -93,16 +137,23 @@ pub(crate) fn read(stored: &StoredRecord) -> Result<wire::Command, String> {
 }
 
 /// What a command that is done means for progress: the same for its doer, once that counts, and for a new owner that finds it in the log.
-pub(crate) fn replay(partition: &mut Partition<Payload>, done: &wire::CommandDone) {
-    take_note(partition, done);
+pub(crate) fn replay(partition: &mut Partition<Payload>, ticket: Ticket, done: &wire::CommandDone) {
+    take_note(partition, ticket, done);
     if let Some(send) = done.send.filter(|_| done.release) {
         partition.replay_released(send.into());
     }
 }
 
 /// See [`replay`]; without the release, which waits for what was begun to be read back.
-pub(crate) fn take_note(partition: &mut Partition<Payload>, done: &wire::CommandDone) {
+pub(crate) fn take_note(
+    partition: &mut Partition<Payload>,
+    ticket: Ticket,
+    done: &wire::CommandDone,
+) {
     partition.command_done(done.offset);
+    if done.starts {
+        partition.starts(ticket, done.offset);
+    }
     if let Some(delivery) = DeliveryId::from_slice(&done.ended) {
         let forgotten = Millis(done.at_ms).plus(ENDED_KEPT);
         partition.end_run(delivery, done.ended_run, forgotten);
@@ -116,4 +167,64 @@ pub(crate) fn ended(partition: &Partition<Payload>) -> Ended {
         .keys()
         .map(|(id, run)| (Bytes::copy_from_slice(&id.0), *run))
         .collect()
+}
+
+/// The command at this place, for a new owner that begins its run again. `None`: it is deleted, and so its run was in the log for certain.
+pub(crate) async fn read_back(
+    journal: &dyn Journal,
+    topic: &str,
+    p: u32,
+    offset: u64,
+) -> Result<Option<wire::Command>, JournalError> {
+    let budget = ReadBudget {
+        bytes: 2 * 1024 * 1024,
+    };
+    let mut reader = journal.reader(topic, p, offset, budget).await?;
+    loop {
+        let batch = match reader.next(1).await {
+            Ok(batch) => batch,
+            Err(ReadError::Deleted { .. }) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        if let Some(stored) = batch.records.first() {
+            // It was read before, by whoever did it.
+            return Ok((stored.offset == offset)
+                .then(|| read(stored).ok())
+                .flatten());
+        }
+        if batch.next > offset {
+            return Ok(None);
+        }
+    }
+}
+
+/// The record of `deliveries` that begins the run which a command carries; `None` when it carries none.
+pub(crate) fn run_begun(
+    command: &wire::Command,
+    offset: u64,
+    generation: u32,
+) -> Option<hookline_journal::Record> {
+    let Some(wire::command::What::Start(start)) = &command.what else {
+        return None;
+    };
+    let deliveries = wire::Deliveries {
+        format: wire::FORMAT,
+        source: Some(wire::Source {
+            stream: Some(wire::source::Stream::Command(wire::FromCommand {
+                offset,
+                generation,
+            })),
+        }),
+        event: start.event.clone(),
+        sends: vec![wire::Send {
+            webhook_uid: command.webhook_uid.clone(),
+            webhook_epoch: start.webhook_epoch,
+            delivery_id: command.delivery_id.clone(),
+            ordered: start.ordered,
+            ..wire::Send::default()
+        }],
+        registry_offset: start.registry_offset,
+        accepted_at_ms: start.accepted_at_ms,
+    };
+    Some(records::plain(None, &deliveries))
 }

@@ -22,6 +22,12 @@ pub struct DispatchConfig {
     pub queues: QueueLimits,
     /// How often progress is stored when it changed.
     pub checkpoint_every: Duration,
+    /// What is unsettled at the old end of a partition is moved out of the way when it is older than this,
+    pub old_end_after: Duration,
+    /// or when so many bytes follow it.
+    pub old_end_bytes: u64,
+    /// What has waited for its turn for longer ends `expired`.
+    pub max_hold: Duration,
 }
 
 impl DispatchConfig {
@@ -36,6 +42,9 @@ impl DispatchConfig {
             session_timeout: limits::SESSION_TIMEOUT,
             queues: QueueLimits::default(),
             checkpoint_every: limits::CHECKPOINT_EVERY,
+            old_end_after: limits::OLD_END_AFTER,
+            old_end_bytes: limits::OLD_END_BYTES,
+            max_hold: limits::MAX_HOLD,
         }
     }
 }

@@ -17,7 +17,7 @@ use hookline_registry::{Snapshot, WebhookEntry};
 use crate::places::{Lack, Place};
 use crate::records::Payload;
 use crate::shared::Shared;
-use crate::worker::{BY_HAND, DELETED, TOO_OLD};
+use crate::worker::{BY_HAND, DELETED, HELD_TOO_LONG, TOO_OLD};
 
 /// Runs of deliveries that are ended wherever they are met.
 pub(crate) type Ended = HashSet<(Bytes, u64)>;
@@ -98,6 +98,9 @@ impl<'a> WorkerDoor<'a> {
             && policy::expired(&entry.settings.retry, Millis(send.first_try_ms), self.now)
         {
             return Err(TOO_OLD);
+        }
+        if self.now.since(payload.entered_at()) > self.shared.config.max_hold {
+            return Err(HELD_TOO_LONG);
         }
         Ok(entry)
     }

@@ -16,6 +16,12 @@ pub(crate) struct Metrics {
     pub(crate) in_flight: IntGauge,
     /// Lanes whose later sends stay in the log.
     pub(crate) lanes_behind: IntGauge,
+    /// Ordered lanes and batches whose head waits for its next attempt, or for somebody.
+    pub(crate) lanes_blocked: IntGauge,
+    /// Bytes copied to `held`.
+    pub(crate) held_bytes: IntCounter,
+    /// `max_hold`, to compare the oldest send with.
+    pub(crate) max_hold: IntGauge,
     /// Sends waiting in memory.
     pub(crate) queued: IntGauge,
     /// Age of the oldest send that waits or is under way, seconds.
@@ -100,6 +106,18 @@ impl Metrics {
             lanes_behind: gauge(
                 "hookline_dispatch_lanes_behind",
                 "lanes whose later sends stay in the log",
+            )?,
+            lanes_blocked: gauge(
+                "hookline_dispatch_lanes_blocked",
+                "ordered lanes and batches whose head waits for its next attempt, or for somebody",
+            )?,
+            held_bytes: counter(
+                "hookline_dispatch_held_bytes_total",
+                "bytes of what waits at the old end that were copied out of the way",
+            )?,
+            max_hold: gauge(
+                "hookline_dispatch_max_hold_seconds",
+                "how long a send may wait for its turn",
             )?,
             queued: gauge("hookline_dispatch_queued_sends", "sends waiting in memory")?,
             oldest: gauge(

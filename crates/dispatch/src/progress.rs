@@ -27,19 +27,32 @@ pub(crate) struct ProgressLog {
     /// First record of the latest base, and of what was there before us.
     base_at: u64,
     deleted: (u64, Millis),
+    over_deleted: Over,
 }
 
 struct UnderWay {
     low: u64,
+    over: Over,
     base: bool,
     left: usize,
     first: Option<u64>,
+}
+
+/// Beside `deliveries` and `progress`, what nobody needs once a checkpoint is stored.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Over {
+    /// Records of `commands` below this are done, and nothing that follows from them is missing.
+    pub(crate) commands: u64,
+    /// Records of `held` below this are settled, or were copied again.
+    pub(crate) held: u64,
 }
 
 /// An acknowledged checkpoint.
 pub(crate) struct Stored {
     /// The lowest position that it still needs.
     pub(crate) low: u64,
+    /// What else it made unnecessary.
+    pub(crate) over: Over,
     /// Records of `progress` below this are no longer needed.
     pub(crate) progress_before: Option<u64>,
 }
@@ -54,6 +67,7 @@ impl ProgressLog {
             under_way: None,
             base_at: end,
             deleted: (0, Millis(0)),
+            over_deleted: Over::default(),
         }
     }
 
@@ -79,8 +93,13 @@ impl ProgressLog {
         (self.dirty && self.under_way.is_none()).then(|| every.saturating_sub(now.since(self.last)))
     }
 
-    /// The records of the next checkpoint.
-    pub(crate) fn begin(&mut self, checkpoint: &Checkpoint, now: Millis) -> Vec<Record> {
+    /// The records of the next checkpoint; once they are stored, what is `over` may go.
+    pub(crate) fn begin(
+        &mut self,
+        checkpoint: &Checkpoint,
+        over: Over,
+        now: Millis,
+    ) -> Vec<Record> {
         let chunks = self
             .writer
             .write(checkpoint, std::array::from_fn(|_| fastrand::u8(..)));
@@ -88,6 +107,7 @@ impl ProgressLog {
         self.last = now;
         self.under_way = Some(UnderWay {
             low: checkpoint.low,
+            over,
             base: chunks.base,
             left: chunks.chunks.len(),
             first: None,
@@ -124,6 +144,7 @@ impl ProgressLog {
         );
         Some(Stored {
             low: done.low,
+            over: done.over,
             progress_before,
         })
     }
@@ -136,5 +157,18 @@ impl ProgressLog {
             self.deleted = (low, now);
         }
         enough.then_some(low)
+    }
+
+    /// Where to delete `commands` and `held` up to: there is little of it, and so none is kept for longer than it has to be.
+    pub(crate) fn deletable_over(&mut self, over: Over) -> (Option<u64>, Option<u64>) {
+        let done = self.over_deleted;
+        self.over_deleted = Over {
+            commands: over.commands.max(done.commands),
+            held: over.held.max(done.held),
+        };
+        (
+            (over.commands > done.commands).then_some(over.commands),
+            (over.held > done.held).then_some(over.held),
+        )
     }
 }

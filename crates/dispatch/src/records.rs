@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hookline_journal::{Record, StoredRecord};
 use hookline_model::core::claims::LogEntry;
+use hookline_model::core::held::HeldRange;
 use hookline_model::core::lane::{LaneKey, LaneKind};
 use hookline_model::core::marks::{Stream, StreamPosition};
 use hookline_model::core::partition::Read;
@@ -18,6 +19,8 @@ pub(crate) struct Delivered {
     pub(crate) deliveries: wire::Deliveries,
     pub(crate) event: wire::Event,
     pub(crate) bytes: usize,
+    /// When it came into `deliveries`.
+    entered_at: Millis,
 }
 
 /// One send of such a record.
@@ -47,12 +50,18 @@ impl Payload {
         &self.record.deliveries
     }
 
+    /// When it came into `deliveries`.
+    pub(crate) fn entered_at(&self) -> Millis {
+        self.record.entered_at
+    }
+
     pub(crate) fn accepted_at(&self) -> Millis {
         Millis(self.record.deliveries.accepted_at_ms)
     }
 }
 
 /// A send of a record, placed.
+#[derive(Clone)]
 pub(crate) struct Placed {
     pub(crate) position: Position,
     pub(crate) next: Position,
@@ -89,8 +98,87 @@ pub(crate) fn sends(stored: &StoredRecord) -> Result<(Vec<Placed>, u64), Unusabl
         .clone()
         .ok_or_else(|| Unusable("it has no value".into()))?;
     let bytes = value.len();
-    let mut deliveries = wire::Deliveries::decode(value)
+    let deliveries = wire::Deliveries::decode(value)
         .map_err(|error| Unusable(format!("it is no Deliveries record: {error}")))?;
+    let registry_offset = deliveries.registry_offset;
+    let there = There {
+        offset: stored.offset,
+        indexes: None,
+        entered_at: Millis(stored.timestamp_ms),
+        bytes,
+    };
+    Ok((placed(deliveries, &there)?, registry_offset))
+}
+
+/// A record of `held`.
+pub(crate) struct Copied {
+    /// The claim under which it was copied.
+    pub(crate) epoch: u64,
+    /// Where the record stood in `deliveries`.
+    pub(crate) offset: u64,
+    /// What it has of it.
+    pub(crate) sends: Vec<Placed>,
+}
+
+/// What a record of `held` has of a record of `deliveries`.
+pub(crate) fn copied(stored: &StoredRecord) -> Result<Copied, Unusable> {
+    let value = stored
+        .value
+        .clone()
+        .ok_or_else(|| Unusable("it has no value".into()))?;
+    let bytes = value.len();
+    let held = wire::HeldSends::decode(value)
+        .map_err(|error| Unusable(format!("it is no copy of sends: {error}")))?;
+    let deliveries = held
+        .deliveries
+        .filter(|d| d.sends.len() == held.indexes.len())
+        .ok_or_else(|| Unusable("its sends and their places do not fit".into()))?;
+    let there = There {
+        offset: held.offset,
+        indexes: Some(&held.indexes),
+        entered_at: Millis(held.entered_at_ms),
+        bytes,
+    };
+    Ok(Copied {
+        epoch: held.epoch,
+        offset: held.offset,
+        sends: placed(deliveries, &there)?,
+    })
+}
+
+/// A record of `held` with these sends of one record of `deliveries`.
+pub(crate) fn held(epoch: u64, sends: &[Placed]) -> Option<Record> {
+    let first = sends.first()?;
+    let record = first.payload.record();
+    let deliveries = wire::Deliveries {
+        format: record.format,
+        source: record.source.clone(),
+        event: Some(first.payload.event().clone()),
+        sends: sends.iter().map(|s| s.payload.send().clone()).collect(),
+        registry_offset: record.registry_offset,
+        accepted_at_ms: record.accepted_at_ms,
+    };
+    let held = wire::HeldSends {
+        format: wire::FORMAT,
+        epoch,
+        offset: first.position.offset,
+        indexes: sends.iter().map(|s| s.position.index).collect(),
+        deliveries: Some(deliveries),
+        entered_at_ms: first.payload.entered_at().0,
+    };
+    Some(plain(None, &held))
+}
+
+/// Where a record of `deliveries` stands.
+struct There<'a> {
+    offset: u64,
+    /// Of each send, where not all of them are here.
+    indexes: Option<&'a [u32]>,
+    entered_at: Millis,
+    bytes: usize,
+}
+
+fn placed(mut deliveries: wire::Deliveries, there: &There<'_>) -> Result<Vec<Placed>, Unusable> {
     if !wire::readable(deliveries.format) {
         return Err(Unusable(format!(
             "its format is {}, this build reads {}",
@@ -112,37 +200,41 @@ pub(crate) fn sends(stored: &StoredRecord) -> Result<(Vec<Placed>, u64), Unusabl
     ) {
         // It starts a run, whose number nobody can choose: its own place. (Zero is what fan-out starts.)
         for send in &mut deliveries.sends {
-            send.run = stored.offset + 1;
+            send.run = there.offset + 1;
         }
     }
     let weight = event.data.len() + 1;
-    let registry_offset = deliveries.registry_offset;
     let record = Arc::new(Delivered {
         deliveries,
         event,
-        bytes,
+        bytes: there.bytes,
+        entered_at: there.entered_at,
     });
     let count = u32::try_from(record.deliveries.sends.len())
         .map_err(|_| Unusable("it has too many sends".into()))?;
-    let place = |(index, send): (u32, &wire::Send)| {
+    let place = |(at, send): (u32, &wire::Send)| {
         let webhook = WebhookUid::from_slice(&send.webhook_uid)
-            .ok_or_else(|| Unusable(format!("send {index} has no webhook uid")))?;
+            .ok_or_else(|| Unusable(format!("send {at} has no webhook uid")))?;
         if send.delivery_id.len() != 16 {
-            return Err(Unusable(format!("send {index} has no delivery id")));
+            return Err(Unusable(format!("send {at} has no delivery id")));
         }
-        let (stream, at) = Stream::of(&source, webhook)
+        let (stream, stream_at) = Stream::of(&source, webhook)
             .ok_or_else(|| Unusable("it does not say where it came from".into()))?;
-        let next = if index + 1 == count {
-            Position::at(stored.offset + 1)
+        let index = there
+            .indexes
+            .and_then(|indexes| indexes.get(at as usize).copied())
+            .unwrap_or(at);
+        let next = if there.indexes.is_none() && index + 1 == count {
+            Position::at(there.offset + 1)
         } else {
             Position {
-                offset: stored.offset,
+                offset: there.offset,
                 index: index + 1,
             }
         };
         Ok(Placed {
             position: Position {
-                offset: stored.offset,
+                offset: there.offset,
                 index,
             },
             next,
@@ -151,21 +243,20 @@ pub(crate) fn sends(stored: &StoredRecord) -> Result<(Vec<Placed>, u64), Unusabl
                 kind: lane_kind(&source, &record.event, send),
             },
             stream,
-            at,
+            at: stream_at,
             payload: Payload {
                 record: record.clone(),
-                index,
+                index: at,
             },
             // Shared by its sends; what each adds is its own entry, and its share of what decoding takes beside the bytes.
-            bytes: (bytes + 512) / count.max(1) as usize + 128,
+            bytes: (there.bytes + 512) / count.max(1) as usize + 128,
             weight,
         })
     };
-    let placed: Result<Vec<_>, _> = (0..count)
+    (0..count)
         .zip(&record.deliveries.sends)
         .map(place)
-        .collect();
-    Ok((placed?, registry_offset))
+        .collect()
 }
 
 /// Which of the webhook's lanes a send stands in: by the stamp that fan-out put on it, and by where it came from.
@@ -229,6 +320,7 @@ pub(crate) fn claim(claim: &wire::Claim) -> Record {
 const ATTEMPTS: u32 = 4;
 const BATCHES: u32 = 5;
 const COMMANDS: u32 = 6;
+const MOVED: u32 = 7;
 
 fn element(field: u32, message: &impl prost::Message) -> Vec<u8> {
     let mut encoded = Vec::with_capacity(message.encoded_len() + 8);
@@ -253,6 +345,11 @@ pub(crate) fn batch_begun(webhook: WebhookUid, sends: &[Position]) -> Vec<u8> {
 /// A command that is done as such an element.
 pub(crate) fn command_done(done: &wire::CommandDone) -> Vec<u8> {
     element(COMMANDS, done)
+}
+
+/// What was copied to `held` as such an element.
+pub(crate) fn moved(range: HeldRange) -> Vec<u8> {
+    element(MOVED, &wire::HeldRange::from(range))
 }
 
 /// A record of what is encoded already: elements of repeated fields may simply stand one after another. `kind` tells those who read attempts
@@ -347,6 +444,12 @@ mod tests {
             ..wire::CommandDone::default()
         };
         encoded.insert(0, command_done(&done));
+        let range = HeldRange {
+            to: 8,
+            end: 3,
+            ..HeldRange::default()
+        };
+        encoded.insert(0, moved(range));
         let bytes = encoded.iter().map(Vec::len).sum();
         let record = attempts(
             header::KIND_ATTEMPT,
@@ -365,6 +468,7 @@ mod tests {
                 sends: Some(wire::Positions::of(&sends)),
             }],
             commands: vec![done],
+            moved: vec![range.into()],
         };
         assert_eq!(
             wire::Attempts::decode(record.value.expect("a value")),

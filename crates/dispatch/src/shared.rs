@@ -53,6 +53,7 @@ pub(crate) struct Names {
     pub(crate) attempts: String,
     pub(crate) progress: String,
     pub(crate) commands: String,
+    pub(crate) held: String,
     pub(crate) dead: String,
     pub(crate) rejected: String,
     /// Tiers by their delay in milliseconds.
@@ -75,6 +76,7 @@ impl Names {
             attempts: Topic::Attempts.name(prefix),
             progress: Topic::Progress.name(prefix),
             commands: Topic::Commands.name(prefix),
+            held: Topic::Held.name(prefix),
             dead: Topic::Dead.name(prefix),
             rejected: Topic::Rejected.name(prefix),
             tiers,

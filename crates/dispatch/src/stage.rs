@@ -77,10 +77,13 @@ impl Dispatch {
         clock: Arc<dyn Clock>,
         metrics: &prometheus::Registry,
     ) -> Result<Self, DispatchError> {
+        let metrics = Metrics::new(metrics)?;
+        let max_hold = i64::try_from(config.max_hold.as_secs());
+        metrics.max_hold.set(max_hold.unwrap_or(i64::MAX));
         let shared = Shared {
             names: Names::new(&config.prefix),
             maker: Arc::new(Maker { way }),
-            metrics: Metrics::new(metrics)?,
+            metrics,
             lease: Lease::new(config.session_timeout),
             places: Places::new(config.max_in_flight, config.max_per_destination),
             queued_bytes: AtomicUsize::new(0),

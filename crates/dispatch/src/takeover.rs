@@ -1,6 +1,7 @@
 //! Becoming the owner of a partition: the cached progress, the log since then, a claim that takes effect, and what a dead owner left undone.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use hookline_journal::{
@@ -8,6 +9,7 @@ use hookline_journal::{
 };
 use hookline_model::core::checkpoint::{Checkpoint, CheckpointReader};
 use hookline_model::core::claims::{ClaimReader, Counted, OwnLog};
+use hookline_model::core::held::{Held, HeldRange};
 use hookline_model::core::lane::QueueLimits;
 use hookline_model::core::partition::{Partition, Replayed, Ticket};
 use hookline_model::ids::{Position, WebhookUid};
@@ -17,6 +19,7 @@ use prost::Message as _;
 use crate::attempt;
 use crate::commands;
 use crate::records::{self, Payload, Placed};
+use crate::scan;
 use crate::shared::Shared;
 
 /// Records read at once where nobody waits.
@@ -62,6 +65,8 @@ pub(crate) struct Owned {
     pub(crate) log: OwnLog<Vec<crate::worker::Written>>,
     /// What follows from attempts of earlier owners and may not have been written, in order.
     pub(crate) unfollowed: Vec<Unfollowed>,
+    /// Commands whose runs begin and may not have been appended, in order.
+    pub(crate) starting: Vec<(u64, wire::Command)>,
     /// End of `progress` before our first checkpoint.
     pub(crate) progress_end: u64,
 }
@@ -96,7 +101,8 @@ async fn try_take_over(
 ) -> Result<Owned, TakeoverError> {
     // In this order: what is deleted up to now, a checkpoint that is stored by now no longer needs.
     let start = shared.journal.start(&shared.names.deliveries, p).await?;
-    let (checkpoint, progress_end) = best_checkpoint(shared, p, start).await?;
+    let held = shared.journal.start(&shared.names.held, p).await?;
+    let (checkpoint, progress_end) = best_checkpoint(shared, p, start, held).await?;
     if let Some(checkpoint) = checkpoint.as_ref().filter(|c| c.low < start) {
         return Err(TakeoverError::Deleted {
             partition: p,
@@ -105,12 +111,23 @@ async fn try_take_over(
             needed: checkpoint.low,
         });
     }
+    if let Some(needed) = checkpoint.as_ref().and_then(|c| c.held.low())
+        && needed < held
+    {
+        return Err(TakeoverError::Deleted {
+            partition: p,
+            topic: shared.names.held.clone(),
+            start: held,
+            needed,
+        });
+    }
     hookline_model::fail_point!("takeover-checkpoint-read");
     let from_checkpoint = checkpoint.as_ref().map(|c| c.attempts_end);
     let attempts = shared.journal.start(&shared.names.attempts, p).await?;
     if let Some(checkpoint) = checkpoint.as_ref().filter(|c| c.attempts_end < attempts) {
         // What became of sends since the checkpoint stood there. With all of them settled before it, nothing is amiss: only age took it.
-        if checkpoint.low < shared.journal.end(&shared.names.deliveries, p).await? {
+        let held = checkpoint.held.low().is_some();
+        if held || checkpoint.low < shared.journal.end(&shared.names.deliveries, p).await? {
             return Err(TakeoverError::Deleted {
                 partition: p,
                 topic: shared.names.attempts.clone(),
@@ -119,6 +136,10 @@ async fn try_take_over(
             });
         }
     }
+    let checkpoint = match checkpoint {
+        None => progress_of_held(shared, p, start).await?,
+        some => some,
+    };
     let mut replay = Replay::new(shared.config.queues, checkpoint, start);
     let from = replay.from.max(attempts);
     let mut reader = shared
@@ -157,7 +178,9 @@ async fn try_take_over(
             tracing::debug!(partition = p, claim = epoch, "partition claimed");
             // The owner before us may have stored one more checkpoint before our claim, and deleted behind it. After the claim it deletes nothing.
             let progress_now = shared.journal.end(&shared.names.progress, p).await?;
-            if progress_now != progress_end && newest(shared, p, start).await? > from_checkpoint {
+            if progress_now != progress_end
+                && newest(shared, p, start, held).await? > from_checkpoint
+            {
                 return Err(TakeoverError::Outdated { partition: p });
             }
             return finish(shared, p, replay, OwnLog::new(epoch, at), progress_end).await;
@@ -174,8 +197,9 @@ async fn newest(
     shared: &Shared,
     p: u32,
     deliveries_start: u64,
+    held_start: u64,
 ) -> Result<Option<u64>, TakeoverError> {
-    let (checkpoint, _) = best_checkpoint(shared, p, deliveries_start).await?;
+    let (checkpoint, _) = best_checkpoint(shared, p, deliveries_start, held_start).await?;
     Ok(checkpoint.map(|c| c.attempts_end))
 }
 
@@ -185,7 +209,8 @@ pub(crate) async fn needs_nothing_below(
     p: u32,
     start: u64,
 ) -> Result<bool, TakeoverError> {
-    let (checkpoint, _) = best_checkpoint(shared, p, start).await?;
+    let held = shared.journal.start(&shared.names.held, p).await?;
+    let (checkpoint, _) = best_checkpoint(shared, p, start, held).await?;
     Ok(checkpoint.is_some_and(|checkpoint| checkpoint.low >= start))
 }
 
@@ -193,6 +218,7 @@ async fn best_checkpoint(
     shared: &Shared,
     p: u32,
     deliveries_start: u64,
+    held_start: u64,
 ) -> Result<(Option<Checkpoint>, u64), TakeoverError> {
     let topic = &shared.names.progress;
     let (start, end) = (
@@ -215,7 +241,7 @@ async fn best_checkpoint(
         })
         .await?;
     }
-    Ok((found.best(deliveries_start), end))
+    Ok((found.best(deliveries_start, held_start), end))
 }
 
 /// The log since the checkpoint, applied.
@@ -226,6 +252,7 @@ struct Replay {
     ours: Option<(u64, Vec<u8>)>,
     claimed: Option<u64>,
     refollow: BTreeMap<Position, (Position, wire::Attempt)>,
+    starting: Vec<u64>,
 }
 
 impl Replay {
@@ -240,6 +267,7 @@ impl Replay {
             ours: None,
             claimed: None,
             refollow: BTreeMap::new(),
+            starting: Vec::new(),
         }
     }
 
@@ -267,8 +295,16 @@ impl Replay {
                         self.partition.replay_begun(&sends, webhook);
                     }
                 }
+                let ticket = Ticket {
+                    offset: stored.offset,
+                    epoch,
+                };
+                for range in attempts.moved {
+                    self.partition.moved(range.into());
+                }
                 for done in attempts.commands {
-                    commands::replay(&mut self.partition, &done);
+                    commands::replay(&mut self.partition, ticket, &done);
+                    self.starting.extend(done.starts.then_some(done.offset));
                 }
             }
         }
@@ -320,7 +356,7 @@ async fn finish(
             .flat_map(|(_, attempt)| attempt.sends())
             .map(|position| (position, None)),
     );
-    read_back(shared, p, &mut wanted).await?;
+    read_back(shared, p, replay.partition.held(), &mut wanted).await?;
     hookline_model::fail_point!("takeover-read-back");
     // What was begun and what something follows from are never the same.
     for position in replay.partition.found() {
@@ -342,23 +378,41 @@ async fn finish(
             attempt,
         });
     }
+    let mut starting = Vec::with_capacity(replay.starting.len());
+    for offset in replay.starting {
+        let topic = &shared.names.commands;
+        match commands::read_back(&*shared.journal, topic, p, offset).await? {
+            Some(command) => starting.push((offset, command)),
+            None => replay.partition.started(offset),
+        }
+    }
     Ok(Owned {
         partition: replay.partition,
         log,
         unfollowed,
+        starting,
         progress_end,
     })
 }
 
-/// Reads the wanted sends. All of them are there: `low` keeps them from deletion.
+/// Reads the wanted sends. All of them are there: `low` keeps them from deletion, or they were copied before it rose above them.
 async fn read_back(
     shared: &Shared,
     p: u32,
+    held: &Held,
     wanted: &mut BTreeMap<Position, Option<Placed>>,
 ) -> Result<(), TakeoverError> {
     let topic = &shared.names.deliveries;
+    let start = shared.journal.start(topic, p).await?;
+    for range in held.ranges() {
+        let bounds = Position::at(range.from)..Position::at(range.to.min(start));
+        if bounds.start < bounds.end {
+            read_copies(shared, p, *range, bounds, wanted).await?;
+        }
+    }
     let offsets: Vec<u64> = {
-        let mut offsets: Vec<u64> = wanted.keys().map(|position| position.offset).collect();
+        let missing = wanted.iter().filter(|(_, placed)| placed.is_none());
+        let mut offsets: Vec<u64> = missing.map(|(position, _)| position.offset).collect();
         offsets.dedup();
         offsets
     };
@@ -373,11 +427,7 @@ async fn read_back(
             let Ok((placed, _)) = records::sends(&stored) else {
                 return;
             };
-            for placed in placed {
-                if let Some(slot) = wanted.get_mut(&placed.position) {
-                    *slot = Some(placed);
-                }
-            }
+            take_wanted(placed, wanted);
         })
         .await?;
     }
@@ -391,4 +441,101 @@ async fn read_back(
         });
     }
     Ok(())
+}
+
+fn take_wanted(placed: Vec<Placed>, wanted: &mut BTreeMap<Position, Option<Placed>>) {
+    for placed in placed {
+        if let Some(slot) = wanted.get_mut(&placed.position) {
+            *slot = Some(placed);
+        }
+    }
+}
+
+/// Reads those of the wanted sends back whose records in the log are deleted.
+async fn read_copies(
+    shared: &Shared,
+    p: u32,
+    range: HeldRange,
+    bounds: Range<Position>,
+    wanted: &mut BTreeMap<Position, Option<Placed>>,
+) -> Result<(), TakeoverError> {
+    let mut of_it = wanted.range(bounds).map(|(position, _)| position.offset);
+    let Some(first) = of_it.next() else {
+        return Ok(());
+    };
+    let last = of_it.next_back().unwrap_or(first);
+    let mut reader = scan::open_copies(shared, p, range, first).await?;
+    while reader.position() < range.end {
+        let batch = reader.next(500).await?;
+        for stored in batch.records.iter().filter(|r| r.offset < range.end) {
+            let copy = scan::read_copy(shared, p, stored)?;
+            if copy.epoch != range.epoch {
+                continue;
+            }
+            if copy.offset > last {
+                return Ok(());
+            }
+            take_wanted(copy.sends, wanted);
+        }
+    }
+    Ok(())
+}
+
+/// Without any cached progress nothing is known to be settled. What is below the start of the log is, but for what stands in `held`: where each
+/// lane's begins there.
+async fn progress_of_held(
+    shared: &Shared,
+    p: u32,
+    watermark: u64,
+) -> Result<Option<Checkpoint>, TakeoverError> {
+    let topic = &shared.names.held;
+    let (start, end) = (
+        shared.journal.start(topic, p).await?,
+        shared.journal.end(topic, p).await?,
+    );
+    if start >= end {
+        return Ok(None);
+    }
+    let held = ranges_of_the_log(shared, p).await?;
+    let mut lanes = BTreeMap::new();
+    for range in held.ranges() {
+        let from = range.first.max(start);
+        let mut reader = shared.journal.reader(topic, p, from, READ_BUDGET).await?;
+        while reader.position() < range.end {
+            let batch = reader.next(500).await?;
+            for stored in batch.records.iter().filter(|r| r.offset < range.end) {
+                let copy = scan::read_copy(shared, p, stored)?;
+                for placed in copy.sends.iter().filter(|_| copy.epoch == range.epoch) {
+                    let first = lanes.entry(placed.lane).or_insert(placed.position);
+                    *first = placed.position.min(*first);
+                }
+            }
+        }
+    }
+    Ok(Some(Checkpoint {
+        watermark,
+        low: watermark,
+        lanes,
+        ..Checkpoint::default()
+    }))
+}
+
+/// The ranges of `held` that count, by the whole log.
+async fn ranges_of_the_log(shared: &Shared, p: u32) -> Result<Held, TakeoverError> {
+    let topic = &shared.names.attempts;
+    let (start, end) = (
+        shared.journal.start(topic, p).await?,
+        shared.journal.end(topic, p).await?,
+    );
+    let mut reader = shared.journal.reader(topic, p, start, READ_BUDGET).await?;
+    let (mut claims, mut held) = (ClaimReader::new(0), Held::default());
+    read_until(&mut *reader, end, |stored| {
+        if let Counted::Written(body) = claims.read(records::log_entry(&stored)) {
+            for range in body.moved {
+                held.moved(range.into());
+            }
+        }
+    })
+    .await?;
+    Ok(held)
 }

@@ -4,7 +4,12 @@
 mod by_hand;
 mod follow;
 mod free;
+mod old_end;
 mod read;
+mod record;
+
+use record::ToWrite;
+pub(crate) use record::Written;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,10 +24,8 @@ use hookline_journal::{
 use hookline_model::core::claims::{Gap, OwnLog};
 use hookline_model::core::partition::{Made, Partition, Ticket};
 use hookline_model::ids::Position;
-use hookline_model::limits;
 use hookline_model::outcome::Outcome;
 use hookline_model::time::Millis;
-use hookline_model::wire;
 use hookline_registry::Snapshot;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -32,7 +35,7 @@ use crate::door::{Opened, WorkerDoor};
 use crate::mailbox::Mailbox;
 use crate::metrics::Share;
 use crate::places::Place;
-use crate::progress::ProgressLog;
+use crate::progress::{Over, ProgressLog};
 use crate::records::{self, Payload};
 use crate::scan::{ScanBudget, Scanner};
 use crate::shared::Shared;
@@ -41,9 +44,6 @@ use crate::takeover::{self, TakeoverError, Unfollowed};
 /// Live records taken at once.
 const LIVE_BATCH: usize = 128;
 const LIVE_BUDGET: ReadBudget = ReadBudget { bytes: 1024 * 1024 };
-
-/// Records of attempts under way at once; what comes meanwhile is bundled.
-const RECORDS_UNDER_WAY: usize = 1;
 
 /// With all places taken and this much waiting, reading on would only fill memory: nothing new could start anyway.
 const ENOUGH_QUEUED: usize = 1_000;
@@ -54,6 +54,8 @@ const CROWDED_STEP: Duration = Duration::from_millis(20);
 /// How often, at most, what waits in place is asked whether it is still wanted.
 const ASK_RESTING: Duration = Duration::from_secs(1);
 
+/// How long a worker with nothing to do rests, at most: what only gets older tells nobody.
+const LOOK_AROUND: Duration = Duration::from_secs(1);
 /// How long a worker that lacks a place, a lease or reading budget waits before it looks again, at most.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// As long at most where only suspects lack a place: they are told when there is one.
@@ -71,6 +73,16 @@ pub(crate) enum Mail {
     /// Something that follows from a send's attempt is done.
     Followed {
         position: Position,
+        result: Result<(), AppendError>,
+    },
+    /// A run that somebody began stands in the log: that of the command at this offset.
+    Started {
+        offset: u64,
+        result: Result<(), AppendError>,
+    },
+    /// A copy of what waits at the old end is stored.
+    Copied {
+        bytes: usize,
         result: Result<(), AppendError>,
     },
     /// A checkpoint is stored.
@@ -125,6 +137,7 @@ pub(crate) struct Worker {
     /// Batches whose beginning is being written down.
     beginning: HashMap<Position, Prepared>,
     by_hand: by_hand::ByHand,
+    old_end: old_end::OldEnd,
     draining: bool,
     /// Something has changed since what waits in place was asked whether it is still wanted, at that time.
     ask_resting: bool,
@@ -146,6 +159,7 @@ pub(crate) struct Worker {
     queued_bytes: usize,
     behind: Share,
     queued: Share,
+    blocked: Share,
 }
 
 /// What ended a wait.
@@ -154,6 +168,7 @@ enum Woke {
     Live(Result<Batch, ReadError>),
     Scanned(Result<usize, JournalError>),
     Commands(Result<Batch, JournalError>),
+    OldEnd(Result<usize, JournalError>),
     Registry,
     Time,
     Ordered,
@@ -189,6 +204,9 @@ impl Worker {
             .reader(&shared.names.deliveries, p, watermark, LIVE_BUDGET)
             .await?;
         let by_hand = by_hand::ByHand::open(&shared, p, &owned.partition).await?;
+        let low = owned.partition.low();
+        let old_end = old_end::OldEnd::open(&shared, p, low, watermark).await?;
+        let scanner = Scanner::new(&shared, p, owned.partition.held());
         let changes = shared.registry.changes();
         let snapshot = shared.registry.snapshot();
         let now = shared.clock.now();
@@ -203,13 +221,14 @@ impl Worker {
             places: HashMap::new(),
             beginning: HashMap::new(),
             by_hand,
+            old_end,
             draining: false,
             ask_resting: true,
             resting_asked: Millis(0),
             tasks: JoinSet::new(),
             live,
             live_queued_at: tokio::time::Instant::now(),
-            scanner: Scanner::default(),
+            scanner,
             scan_budget: ScanBudget::new(now),
             progress: ProgressLog::new(p, owned.progress_end),
             freeable: None,
@@ -220,6 +239,7 @@ impl Worker {
             queued_bytes: 0,
             behind: Share::of(&shared.metrics.lanes_behind),
             queued: Share::of(&shared.metrics.queued),
+            blocked: Share::of(&shared.metrics.lanes_blocked),
             shared,
         };
         for unfollowed in owned.unfollowed {
@@ -230,6 +250,9 @@ impl Worker {
                 payloads,
             } = unfollowed;
             worker.follow(ticket, position, attempt, &payloads).await?;
+        }
+        for (offset, command) in owned.starting {
+            worker.begin_run(offset, &command).await?;
         }
         let took = begun.elapsed().as_secs_f64();
         worker.shared.metrics.takeover_duration.observe(took);
@@ -261,6 +284,7 @@ impl Worker {
                     self.read_live(batch).await?;
                 }
                 self.scan();
+                self.move_old_end().await?;
                 self.ask_resting();
                 self.start();
                 self.record().await?;
@@ -282,6 +306,7 @@ impl Worker {
                     self.shared.metrics.scanned_bytes.inc_by(bytes as u64);
                 }
                 Woke::Commands(batch) => self.commands(batch?)?,
+                Woke::OldEnd(bytes) => self.scan_budget.spend(bytes?),
                 Woke::Registry => self.snapshot = self.changes.borrow_and_update().clone(),
                 Woke::Mail | Woke::Time | Woke::Ordered => {}
             }
@@ -305,10 +330,11 @@ impl Worker {
             .into_iter()
             .flatten()
             .min()
-            .unwrap_or(Duration::from_secs(1));
+            .map_or(LOOK_AROUND, |longest| longest.min(LOOK_AROUND));
         let scanning =
             !draining && self.partition.lanes().scanning().is_some() && self.scanner.empty();
-        let scan_wait = if scanning {
+        let copies = !draining && self.old_end.wants();
+        let scan_wait = if scanning || copies {
             self.scan_budget.check(now).err()
         } else {
             None
@@ -319,6 +345,7 @@ impl Worker {
             changed = orders.changed() => { if changed.is_err() { std::future::pending::<()>().await; } Woke::Ordered }
             Ok(()) = self.changes.changed() => Woke::Registry,
             bytes = self.scanner.fill(), if scanning && scan_wait.is_none() => Woke::Scanned(bytes),
+            bytes = self.old_end.fill(), if copies && scan_wait.is_none() => Woke::OldEnd(bytes),
             batch = self.by_hand.next(), if !draining => Woke::Commands(batch),
             batch = self.live.next(LIVE_BATCH), if read_live => Woke::Live(batch),
             () = self.mailbox.came() => Woke::Mail,
@@ -351,6 +378,15 @@ impl Worker {
                     self.partition.followed(position);
                     // Perhaps the last thing that happens here for a long time: what is settled now must not wait for the next.
                     self.progress.changed();
+                }
+                Mail::Started { offset, result } => {
+                    result?;
+                    self.partition.started(offset);
+                    self.progress.changed();
+                }
+                Mail::Copied { bytes, result } => {
+                    result?;
+                    self.old_end.copied(bytes);
                 }
                 Mail::Checkpoint { result, index } => {
                     if let Some(stored) = self.progress.stored(index, result?.offset) {
@@ -388,7 +424,8 @@ impl Worker {
                                 self.judged(ticket, at, *judged).await?;
                             }
                             Written::Begins(position) => self.begins(position),
-                            Written::Done(done) => self.command_done(&done),
+                            Written::Moved(range) => self.moved(range),
+                            Written::Done(done) => self.command_done(ticket, *done).await?,
                         }
                     }
                 }
@@ -464,61 +501,6 @@ impl Worker {
         .await
         .map_err(JournalError::from)?;
         log.inspected_to(to);
-        Ok(())
-    }
-
-    /// Hands what was judged to the journal: at once when there is little, bundled while records are under way.
-    async fn record(&mut self) -> Result<(), WorkerError> {
-        while !self.to_write.is_empty()
-            && (self.log.pending() < RECORDS_UNDER_WAY
-                || self.to_write.len() >= limits::ATTEMPTS_PER_RECORD_MAX)
-        {
-            let mut bytes = 0;
-            let fit = self.to_write.iter().take_while(|to_write| {
-                let first = bytes == 0;
-                bytes += to_write.encoded.len();
-                first || bytes <= limits::ATTEMPTS_RECORD_BYTES
-            });
-            let count = fit.take(limits::ATTEMPTS_PER_RECORD_MAX).count();
-            let taken = &self.to_write[..count];
-            let attempts = |w: &ToWrite| matches!(w.what, Written::Judged(_));
-            let kind = if taken.iter().any(attempts) {
-                wire::header::KIND_ATTEMPT
-            } else {
-                wire::header::KIND_NOTE
-            };
-            let encoded = taken.iter().map(|to_write| to_write.encoded.as_slice());
-            let (epoch, sequence) = (self.log.epoch(), self.log.next_sequence());
-            let record = records::attempts(kind, epoch, sequence, encoded, bytes);
-            let mut recorded = Vec::with_capacity(count);
-            for to_write in self.to_write.drain(..count) {
-                if let Written::Judged(judged) = &to_write.what {
-                    self.shared
-                        .metrics
-                        .attempts
-                        .with_label_values(&[judged.outcome.as_str()])
-                        .inc();
-                }
-                recorded.push(to_write.what);
-            }
-            let sequence = self.log.appended(recorded);
-            let mailbox = self.mailbox.clone();
-            let done = Box::new(move |result: Result<Appended, AppendError>| {
-                if result.is_ok() {
-                    hookline_model::fail_point!("dispatch-record-stored");
-                }
-                mailbox.put(Mail::Stored { sequence, result });
-            });
-            append_when_room(
-                &*self.appender,
-                &self.shared.names.attempts,
-                self.p,
-                record,
-                done,
-            )
-            .await?;
-            hookline_model::fail_point!("dispatch-record-handed");
-        }
         Ok(())
     }
 
@@ -641,7 +623,11 @@ impl Worker {
         let checkpoint = self
             .partition
             .checkpoint(self.log.epoch(), self.log.inspected(), now);
-        let records = self.progress.begin(&checkpoint, now);
+        let over = Over {
+            commands: self.partition.commands_over(),
+            held: self.old_end.free_below(self.partition.held().over()),
+        };
+        let records = self.progress.begin(&checkpoint, over, now);
         let took = begun.elapsed().as_secs_f64();
         self.shared.metrics.checkpoint_seconds.inc_by(took);
         for (index, record) in (0..).zip(records) {
@@ -670,6 +656,8 @@ impl Worker {
             .set(i64::try_from(lanes.behind()).unwrap_or(i64::MAX));
         self.queued
             .set(i64::try_from(lanes.queued()).unwrap_or(i64::MAX));
+        let blocked = self.partition.resting().count();
+        self.blocked.set(i64::try_from(blocked).unwrap_or(i64::MAX));
         self.account();
     }
 
@@ -723,49 +711,13 @@ fn send(
     });
 }
 
-/// What a record of the owner's says, for when it has certainly counted.
-pub(crate) enum Written {
-    /// An attempt.
-    Judged(Box<Judged>),
-    /// The batch whose first stands there begins.
-    Begins(Position),
-    /// A command is done.
-    Done(wire::CommandDone),
-}
-
-/// The same, to be written: encoded already, and what it is.
-struct ToWrite {
-    encoded: Vec<u8>,
-    what: Written,
-}
-
-impl ToWrite {
-    fn judged(mut judged: Judged) -> Self {
-        Self {
-            encoded: std::mem::take(&mut judged.encoded),
-            what: Written::Judged(Box::new(judged)),
-        }
-    }
-
-    fn begins(unit: &Unit) -> Self {
-        Self {
-            encoded: records::batch_begun(unit.lane.webhook, &unit.positions()),
-            what: Written::Begins(unit.position),
-        }
-    }
-
-    fn done(done: wire::CommandDone) -> Self {
-        Self {
-            encoded: records::command_done(&done),
-            what: Written::Done(done),
-        }
-    }
-}
-
 /// Outcomes of what is ended without an exchange, with the reason that people see.
 pub(crate) const DELETED: (Outcome, &str) =
     (Outcome::Cancelled, "the webhook was deleted or deactivated");
 /// See [`DELETED`].
 pub(crate) const BY_HAND: (Outcome, &str) = (Outcome::Cancelled, "ended by hand");
+/// See [`DELETED`].
+pub(crate) const HELD_TOO_LONG: (Outcome, &str) =
+    (Outcome::Expired, "waited for longer than max_hold");
 /// See [`DELETED`].
 pub(crate) const TOO_OLD: (Outcome, &str) = (Outcome::Expired, "older than the policy's max_age");

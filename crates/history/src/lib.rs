@@ -11,6 +11,7 @@ mod attempt_line;
 mod decode;
 mod export;
 mod jobs;
+mod kept;
 mod metrics;
 mod partition;
 mod stage;
@@ -25,6 +26,7 @@ pub use attempt_line::{
 };
 pub use export::{Export, ExportFormat};
 pub use jobs::{Jobs, JobsConfig, JobsError, RangesError, job_ranges};
+pub use kept::{KeptError, KeptEvent, kept_event};
 pub use stage::{History, HistoryConfig, HistoryError};
 pub use store::{
     ActivityEnd, ActivityFilter, ActivityPage, AttemptFilter, AttemptPage, DeliveryView, Figures,

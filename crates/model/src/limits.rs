@@ -116,6 +116,14 @@ pub const CHECKPOINT_DELTAS_BYTES: usize = if cfg!(test) { 512 } else { 64 * 102
 /// How often a partition's progress is stored when it changed.
 pub const CHECKPOINT_EVERY: Duration = secs(1);
 
+/// What is unsettled at the old end of a partition is moved to `held` when it is as old as this, or when so many bytes follow it: till then one
+/// webhook that waits keeps the records of all.
+pub const OLD_END_AFTER: Duration = secs(6 * 3_600);
+/// See [`OLD_END_AFTER`].
+pub const OLD_END_BYTES: u64 = 10 * 1024 * 1024 * 1024;
+/// How long a send may wait for its turn in its lane, unless configured otherwise.
+pub const MAX_HOLD: Duration = secs(30 * 86_400);
+
 /// The deadline of an attempt, connect to body.
 pub const DEADLINE_DEFAULT: Duration = secs(15);
 /// The longest deadline a webhook may ask for.

@@ -6,8 +6,8 @@
 //! | `deliveries` | – | [`Deliveries`](crate::wire::Deliveries) | p = hash(webhook uid) mod layout | until settled | fan-out, tiers, jobs, owner of p | dispatch |
 //! | `attempts` | webhook uid or none | [`Attempts`](crate::wire::Attempts), [`Claim`](crate::wire::Claim), by header `kind` | same p | 90 d | owner of p | owner of p, history |
 //! | `progress` | – | [`CheckpointChunk`](crate::wire::CheckpointChunk) | same p | until replaced | owner of p | owner of p |
-//! | `commands` | webhook uid | commands | same p | until done | API, CLI | owner of p |
-//! | `held` | – | held sends | same p | until settled | owner of p | owner of p |
+//! | `commands` | webhook uid | [`Command`](crate::wire::Command) | same p | until done | API, CLI | owner of p |
+//! | `held` | – | [`HeldSends`](crate::wire::HeldSends) | same p | until settled | owner of p | owner of p |
 //! | `retry.<delay>` | – | [`Waiting`](crate::wire::Waiting) | p mod tier partitions | until moved on | owner of p, tiers | tiers |
 //! | `dead` | webhook uid | [`DeadDelivery`](crate::wire::DeadDelivery) | same p | 90 d | dispatch | history, jobs |
 //! | `responses` | event id | captured replies | by key | 7 d | dispatch | history |

@@ -49,6 +49,14 @@ pub(crate) enum Command {
     Redrive(RedriveArgs),
     /// Send events of a range of time to a webhook again
     Replay(ReplayArgs),
+    /// Send a delivery now, whether it waits for its next attempt or is final
+    Retry(DeliveryArgs),
+    /// End a delivery that waits for its next attempt
+    Cancel(DeliveryArgs),
+    /// Send the delivery at the head of an ordered lane now
+    Release(HeadArgs),
+    /// End the delivery at the head of an ordered lane, so that the lane goes on
+    Skip(HeadArgs),
 }
 
 /// Where the configuration is.
@@ -458,6 +466,34 @@ pub(crate) struct FollowArgs {
     /// How to print.
     #[command(flatten)]
     pub(crate) output: OutputArgs,
+}
+
+/// `hookline retry`, `hookline cancel`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DeliveryArgs {
+    /// The delivery (dlv_…), as the list of attempts and `webhook-id` have it
+    #[arg(value_name = "DELIVERY")]
+    pub(crate) delivery: String,
+    /// Its project
+    #[arg(long, value_name = "PROJECT")]
+    pub(crate) project: String,
+    /// Where the configuration is.
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// How to print.
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// `hookline skip`, `hookline release`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct HeadArgs {
+    /// The webhook whose lane it is
+    #[arg(long, value_name = "WEBHOOK")]
+    pub(crate) webhook: String,
+    /// The delivery.
+    #[command(flatten)]
+    pub(crate) delivery: DeliveryArgs,
 }
 
 /// `hookline tail`.

@@ -142,6 +142,14 @@ impl fmt::Debug for HistoryConfig {
     }
 }
 
+/// What becomes of what waits for long: `[dispatch] old_end_after`, `old_end_bytes`, `max_hold`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OldEnd {
+    pub(crate) after: Duration,
+    pub(crate) bytes: u64,
+    pub(crate) max_hold: Duration,
+}
+
 /// The whole configuration, checked.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
@@ -159,6 +167,8 @@ pub(crate) struct Config {
     pub(crate) key: Option<secrecy::SecretString>,
     /// `[dispatch] session_timeout`.
     session_timeout: Duration,
+    /// What else stands in `[dispatch]`.
+    pub(crate) old_end: OldEnd,
     /// `[log]`.
     pub(crate) log: LogConfig,
     /// All values, for printing.

@@ -7,6 +7,7 @@
 //! [`output`], no system clock outside [`clock`].
 
 mod api;
+mod by_hand;
 mod checks;
 mod cli;
 mod clock;

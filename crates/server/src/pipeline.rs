@@ -131,6 +131,10 @@ fn dispatch(process: &Process, system: &System, way: &WayOut) -> Start {
             config.max_in_flight = system.config.outgoing.max_in_flight;
             config.max_per_destination = system.config.outgoing.max_per_destination;
             config.session_timeout = system.config.session_timeout();
+            let old_end = system.config.old_end;
+            config.old_end_after = old_end.after;
+            config.old_end_bytes = old_end.bytes;
+            config.max_hold = old_end.max_hold;
             let stage = Dispatch::new(
                 config,
                 system.journal(),

@@ -1,5 +1,6 @@
 //! Bulk jobs through the real program, on both engines: what is started over is started over once, whatever happens on the way.
 
+mod by_hand;
 mod redrive;
 mod replay;
 

@@ -8,6 +8,7 @@ mod filters;
 mod graceful_restart_repeats_nothing;
 mod in_order;
 mod isolation;
+mod old_end;
 mod outcomes;
 mod public_forms;
 mod schedule_honoured;

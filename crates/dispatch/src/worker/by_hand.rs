@@ -2,15 +2,17 @@
 
 use std::sync::Arc;
 
-use hookline_journal::{Batch, JournalError, ReadBudget, Reader};
-use hookline_model::core::partition::{Made, Partition};
+use hookline_journal::{
+    AppendError, Appended, Batch, JournalError, ReadBudget, Reader, append_when_room,
+};
+use hookline_model::core::partition::{Made, Partition, Ticket};
 use hookline_model::ids::Position;
 use hookline_model::limits::ENDED_MAX;
 use hookline_model::outcome::Outcome;
 use hookline_model::time::Millis;
 use hookline_model::wire::{self, command::What};
 
-use super::{ToWrite, Worker, WorkerError};
+use super::{Mail, ToWrite, Worker, WorkerError, Written};
 use crate::attempt::{self, Unit};
 use crate::commands;
 use crate::door::Ended;
@@ -21,6 +23,12 @@ const BUDGET: ReadBudget = ReadBudget { bytes: 256 * 1024 };
 
 /// Commands taken at once.
 const AT_ONCE: usize = 16;
+
+/// A command that is done: what the log says of it, and the command itself where a run begins with it.
+pub(crate) struct Done {
+    pub(super) done: wire::CommandDone,
+    pub(super) starts: Option<wire::Command>,
+}
 
 /// The partition's commands, and what is remembered of them.
 pub(super) struct ByHand {
@@ -72,15 +80,19 @@ impl Worker {
                 at_ms: now.0,
                 ..wire::CommandDone::default()
             };
-            let refused = match commands::read(stored) {
-                Ok(command) => self.command(&command, &mut done, now).err(),
-                Err(why) => Some(why),
+            let (command, refused) = match commands::read(stored) {
+                Ok(command) => {
+                    let refused = self.command(&command, &mut done, now).err();
+                    (Some(command), refused)
+                }
+                Err(why) => (None, Some(why)),
             };
             if let Some(why) = refused {
                 tracing::warn!(partition = self.p, offset = stored.offset, reason = %why, "a command is not carried out");
                 done.refused = why;
             }
-            self.to_write.push(ToWrite::done(done));
+            let starts = command.filter(|_| done.starts);
+            self.to_write.push(ToWrite::done(Done { done, starts }));
         }
         Ok(())
     }
@@ -104,33 +116,91 @@ impl Worker {
                 done.send = Some(unit.position.into());
                 done.release = true;
             }
-            What::Cancel(_) => match resting.filter(|unit| !unit.batch) {
+            What::Cancel(_) => match resting {
+                Some(unit) if unit.batch => {
+                    return Err("the delivery is part of a batch that was sent and failed, and goes again as it is: only the whole batch can be skipped".into());
+                }
                 Some(unit) => {
                     done.send = Some(unit.position.into());
                     self.end_by_hand(&unit, now, "cancelled by hand");
                 }
-                None if self.partition.ended().len() >= ENDED_MAX => {
-                    return Err(format!(
-                        "{ENDED_MAX} deliveries of this partition are ended already while they wait; try again later"
-                    ));
+                None if self.begun(command).is_some_and(|unit| unit.batch) => {
+                    return Err("the delivery is being sent in a batch now".into());
+                }
+                None => self.end_waiting(command, done)?,
+            },
+            What::Start(start) => match resting {
+                // What waits here goes out now, with all that goes with it; nothing else has to begin.
+                Some(unit) => {
+                    done.send = Some(unit.position.into());
+                    done.release = true;
+                }
+                None if self.begun(command).is_some() => {
+                    return Err("the delivery is being sent now".into());
+                }
+                // The first of an ordered lane waits where it is until it is final.
+                None if start.ends_run && start.ordered != 0 => {
+                    return Err(
+                        "the delivery does not wait for its next attempt any more: look how it ended"
+                            .into(),
+                    );
                 }
                 None => {
-                    done.ended = command.delivery_id.clone();
-                    done.ended_run = command.run;
+                    if start.event.is_none() {
+                        return Err("the command has no event".into());
+                    }
+                    if start.ends_run {
+                        self.end_waiting(command, done)?;
+                    }
+                    done.starts = true;
                 }
             },
-            What::Start(_) => return Err("this version starts no runs by command".into()),
         }
+        Ok(())
+    }
+
+    /// Notes that a run is ended wherever it is met.
+    fn end_waiting(
+        &self,
+        command: &wire::Command,
+        done: &mut wire::CommandDone,
+    ) -> Result<(), String> {
+        // Those that are being written down count already.
+        let being_written = self
+            .to_write
+            .iter()
+            .filter(|w| matches!(&w.what, Written::Done(d) if !d.done.ended.is_empty()));
+        if self.partition.ended().len() + being_written.count() >= ENDED_MAX {
+            done.full = true;
+            return Err(format!(
+                "{ENDED_MAX} deliveries of this partition are ended already while they wait; try again later"
+            ));
+        }
+        done.ended = command.delivery_id.clone();
+        done.ended_run = command.run;
         Ok(())
     }
 
     /// The unit that waits in place and holds the delivery.
     fn resting(&self, command: &wire::Command) -> Option<Unit> {
+        self.holding(command, self.partition.resting_at())
+    }
+
+    /// The unit that was begun, whatever it does now, and holds the delivery.
+    fn begun(&self, command: &wire::Command) -> Option<Unit> {
+        self.holding(command, self.partition.begun_at())
+    }
+
+    fn holding(
+        &self,
+        command: &wire::Command,
+        mut units: impl Iterator<Item = Position>,
+    ) -> Option<Unit> {
         let holds = |payload: &Payload| {
             payload.send().delivery_id == command.delivery_id
                 && payload.send().webhook_uid == command.webhook_uid
         };
-        let position = self.partition.resting_at().find(|position| {
+        let position = units.find(|position| {
             let unit = self.partition.unit(*position);
             unit.is_some_and(|(_, mut sends)| sends.any(|queued| holds(&queued.payload)))
         })?;
@@ -175,8 +245,13 @@ impl Worker {
     }
 
     /// It has certainly counted.
-    pub(super) fn command_done(&mut self, done: &wire::CommandDone) {
-        commands::take_note(&mut self.partition, done);
+    pub(super) async fn command_done(
+        &mut self,
+        ticket: Ticket,
+        done: Done,
+    ) -> Result<(), WorkerError> {
+        let Done { done, starts } = done;
+        commands::take_note(&mut self.partition, ticket, &done);
         if let Some(send) = done.send.filter(|_| done.release) {
             self.partition.release(send.into());
         }
@@ -185,5 +260,35 @@ impl Worker {
             self.ask_resting = true;
         }
         self.progress.changed();
+        match starts {
+            Some(command) => self.begin_run(done.offset, &command).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Appends the run that the command at `offset` carries. Doing it again is harmless: who reads it knows where it came from.
+    pub(super) async fn begin_run(
+        &mut self,
+        offset: u64,
+        command: &wire::Command,
+    ) -> Result<(), WorkerError> {
+        let layout = self.snapshot.layout();
+        let generation = layout.map_or(0, |layout| layout.generation("commands"));
+        let Some(record) = commands::run_begun(command, offset, generation) else {
+            self.partition.started(offset);
+            return Ok(());
+        };
+        hookline_model::fail_point!("dispatch-run-begins");
+        let mailbox = self.mailbox.clone();
+        let done = Box::new(move |result: Result<Appended, AppendError>| {
+            if result.is_ok() {
+                hookline_model::fail_point!("dispatch-run-begun");
+            }
+            let result = result.map(|_| ());
+            mailbox.put(Mail::Started { offset, result });
+        });
+        let deliveries = &self.shared.names.deliveries;
+        append_when_room(&*self.appender, deliveries, self.p, record, done).await?;
+        Ok(())
     }
 }

@@ -158,6 +158,7 @@ fn dead(
         event: Some(payload.event().clone()),
         attempt: Some(attempt),
         ticket: Some(ticket.into()),
+        accepted_at_ms: payload.accepted_at().0,
     };
     records::plain(Some(key), &dead)
 }

@@ -15,6 +15,10 @@ pub(crate) struct Freeable {
     deliveries: Option<u64>,
     /// Records of `progress` below this.
     progress: Option<u64>,
+    /// Records of `commands` below this.
+    commands: Option<u64>,
+    /// Records of `held` below this.
+    held: Option<u64>,
 }
 
 impl Freeable {
@@ -25,6 +29,8 @@ impl Freeable {
             end: self.end.max(before.end),
             deliveries: self.deliveries.max(before.deliveries),
             progress: self.progress.max(before.progress),
+            commands: self.commands.max(before.commands),
+            held: self.held.max(before.held),
         }
     }
 }
@@ -35,7 +41,11 @@ impl Worker {
         let now = self.shared.clock.now();
         let deliveries = self.progress.deletable_deliveries(stored.low, now);
         let progress = stored.progress_before;
-        if deliveries.is_none() && progress.is_none() {
+        let (commands, held) = self.progress.deletable_over(stored.over);
+        if [deliveries, progress, commands, held]
+            .iter()
+            .all(Option::is_none)
+        {
             return;
         }
         let (shared, mailbox, p) = (self.shared.clone(), self.mailbox.clone(), self.p);
@@ -49,6 +59,8 @@ impl Worker {
                     end,
                     deliveries,
                     progress,
+                    commands,
+                    held,
                 })),
                 Err(error) => tracing::warn!(partition = p, %error, "settled records are not deleted now; it is tried again"),
             }
@@ -75,6 +87,8 @@ impl Worker {
         for (topic, before) in [
             (&self.shared.names.deliveries, freeable.deliveries),
             (&self.shared.names.progress, freeable.progress),
+            (&self.shared.names.commands, freeable.commands),
+            (&self.shared.names.held, freeable.held),
         ] {
             let Some(before) = before else { continue };
             let (journal, topic, p) = (self.shared.journal.clone(), topic.clone(), self.p);

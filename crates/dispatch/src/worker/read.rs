@@ -3,6 +3,7 @@
 use hookline_journal::{Batch, JournalError, ReadError, append_and_wait};
 use hookline_model::core::claims::Gap;
 use hookline_model::core::partition::Admitted;
+use hookline_model::time::Millis;
 
 use super::{Worker, WorkerError};
 use crate::records::{self, Placed};
@@ -19,15 +20,17 @@ impl Worker {
         if self.shared.roomy()
             && let Some(from) = self.partition.lanes().begin_scan()
         {
-            self.scanner.seek(&self.shared, self.p, from);
+            self.scanner.seek(from);
         }
         while self.partition.lanes().scanning().is_some() {
             let Some(step) = self.scanner.next(self.partition.watermark()) else {
                 return;
             };
             if let Some(record) = step.record
-                && let Ok((placed, _)) = records::sends(&record)
-                && !placed.into_iter().all(|placed| self.scanned(placed))
+                && !record
+                    .sends()
+                    .into_iter()
+                    .all(|placed| self.scanned(placed))
             {
                 self.scanner.unread(record);
                 return;
@@ -96,6 +99,8 @@ impl Worker {
                     .await?;
                 }
             }
+            let at = Millis(record.timestamp_ms);
+            self.old_end.passed(record.offset, at, bytes);
             self.partition.passed(record.offset + 1);
         }
         self.partition.passed(batch.next);

@@ -18,5 +18,6 @@ mod stage;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use pick::accepted_at;
 pub use ranges::{RangesError, job_ranges};
 pub use stage::{Jobs, JobsConfig, JobsError};

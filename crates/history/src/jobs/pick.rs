@@ -82,16 +82,21 @@ fn redrive(project: &str, job: &Job, record: &StoredRecord) -> Result<Option<Pic
     let meant = attempt.project == project
         && job.webhook.as_ref().is_none_or(|of| of.uid == webhook)
         && job.filter.wants_final(&end);
-    let accepted_at_ms = match attempt.first_try_ms {
-        0 => at,
-        first => first.min(at),
-    };
     Ok(meant.then_some(Picked {
         delivery,
         webhook,
         event,
-        accepted_at_ms,
+        accepted_at_ms: accepted_at(dead.accepted_at_ms, &attempt, at),
     }))
+}
+
+/// When the event of a dead delivery was accepted: as its record says, else about when it was tried first, and never after its end at `at`.
+pub(crate) fn accepted_at(said: i64, attempt: &wire::Attempt, at: i64) -> i64 {
+    match (said, attempt.first_try_ms) {
+        (0, 0) => at,
+        (0, first) => first.min(at),
+        (said, _) => said,
+    }
 }
 
 /// An event that fan-out would give to the webhook as it is now.
@@ -227,6 +232,7 @@ mod tests {
                 ..full()
             }),
             ticket: None,
+            accepted_at_ms: 0,
         }
     }
 

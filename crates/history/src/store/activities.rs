@@ -240,6 +240,35 @@ impl Store {
         Ok(first.map(unsigned).zip(last.map(unsigned)))
     }
 
+    /// Where an event stands in its topic: partition and offset. `None` when the store does not have it.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn event_place(
+        &self,
+        project: &str,
+        source: &str,
+        id: &str,
+    ) -> Result<Option<(u32, u64)>, StoreError> {
+        let pool = self.pool().await?;
+        let mut statement = Statement::new(
+            "SELECT record_partition, record_offset FROM activities WHERE project = ",
+        );
+        for (text, and) in [
+            (project, " AND event_source = "),
+            (source, " AND event_id = "),
+            (id, ""),
+        ] {
+            statement.text(&plain(text));
+            statement.push(and);
+        }
+        let found = statement.fetch(pool).await?;
+        let Some(row) = found.first() else {
+            return Ok(None);
+        };
+        Ok(Some((small(row.try_get(0)?), unsigned(row.try_get(1)?))))
+    }
+
     /// The end of the order of events. Everything up to it is there to be read.
     ///
     /// # Errors

@@ -137,6 +137,9 @@ pub struct DeliveryView {
     pub runs: Vec<RunView>,
     /// Its attempts, latest first; at most a hundred.
     pub attempts: Vec<AttemptLine>,
+    /// When the latest attempt of the latest run began, in milliseconds since 1970.
+    #[serde(skip)]
+    pub last_ms: i64,
 }
 
 /// How a run of a delivery stands.
@@ -379,6 +382,7 @@ impl Store {
             next_attempt_at: latest.next_attempt_at.clone(),
             runs,
             attempts: attempts.items,
+            last_ms: row.try_get(17)?,
         }))
     }
 }

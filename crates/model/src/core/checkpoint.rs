@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use bytes::Bytes;
 use prost::Message as _;
 
+use super::held::{Held, HeldRange};
 use super::lane::{LaneKey, LaneKind};
 use super::marks::SourceMarks;
 use super::mutation::mutated;
@@ -62,6 +63,8 @@ pub struct Checkpoint {
     pub ended: BTreeMap<(DeliveryId, u64), Millis>,
     /// Records of `commands` below this are done.
     pub commands: u64,
+    /// What stands in `held`.
+    pub held: Held,
 }
 
 type Entries = BTreeMap<Vec<u8>, Bytes>;
@@ -105,12 +108,22 @@ impl Checkpoint {
         let commands = (self.commands > 0).then_some(Entry::Commands(wire::CommandsDone {
             before: self.commands,
         }));
+        let held = (!self.held.is_new()).then(|| {
+            let (edge, ends) = self.held.stored();
+            let ranges = self.held.ranges().iter().copied().map(Into::into);
+            Entry::Held(wire::HeldRanges {
+                ranges: ranges.collect(),
+                edge,
+                ends,
+            })
+        });
         singles
             .chain(lanes)
             .chain(skips)
             .chain(marks)
             .chain(ended)
             .chain(commands)
+            .chain(held)
             .map(|entry| (key_of(&entry), encode(entry)))
             .collect()
     }
@@ -165,6 +178,10 @@ impl Checkpoint {
                 self.ended.insert((id, e.run), Millis(e.forgotten_at_ms));
             }
             Entry::Commands(c) => self.commands = c.before,
+            Entry::Held(h) => {
+                let ranges = h.ranges.into_iter().map(HeldRange::from).collect();
+                self.held = Held::load(ranges, h.edge, h.ends);
+            }
         }
         Some(())
     }
@@ -176,6 +193,7 @@ impl Checkpoint {
             epoch: self.epoch,
             low: self.low,
             at_ms: self.at.0,
+            held_low: self.held.low(),
         }
     }
 }
@@ -212,6 +230,7 @@ fn key_of(entry: &Entry) -> Vec<u8> {
         Entry::Repeats(r) => at(4, r.from),
         Entry::Ended(e) => [&[5], &e.delivery_id[..], &e.run.to_be_bytes()].concat(),
         Entry::Commands(_) => vec![7],
+        Entry::Held(_) => vec![6],
     }
 }
 
@@ -369,12 +388,12 @@ impl CheckpointReader {
         }
     }
 
-    /// The checkpoint to believe, where `deliveries` begins at `start`.
+    /// The checkpoint to believe, where `deliveries` begins at `start` and `held` at `held_start`.
     ///
     /// A former owner may store one late and delete behind it, and then another with a higher end may need what is gone. Each complete one is true, so
     /// one that needs less will do. When all need what is gone, the highest is returned all the same, for the caller to raise the alarm.
     #[must_use]
-    pub fn best(&self, start: u64) -> Option<Checkpoint> {
+    pub fn best(&self, start: u64, held_start: u64) -> Option<Checkpoint> {
         let complete = self.chains.values().filter_map(|c| Some((c.head?, c)));
         let (head, chain) = complete.max_by_key(|(head, chain)| {
             let end = (head.attempts_end, head.epoch);
@@ -383,7 +402,8 @@ impl CheckpointReader {
             } else {
                 end
             };
-            let enough = head.low >= start || mutated!(DeletedIsBelieved);
+            let held = head.held_low.is_none_or(|low| low >= held_start);
+            let enough = (head.low >= start && held) || mutated!(DeletedIsBelieved);
             (enough, end, chain.completed)
         })?;
         Checkpoint::from_entries(&head, &chain.entries)
@@ -430,7 +450,22 @@ mod tests {
             reader
                 .read(wire::CheckpointChunk::decode(&chunk.encode_to_vec()[..]).expect("decodes"));
         }
-        reader.best(0)
+        reader.best(0, 0)
+    }
+
+    fn held(count: u64, seed: u64) -> Held {
+        let mut held = Held::default();
+        for n in 0..count {
+            let range = HeldRange {
+                from: 10 * n,
+                to: 10 * (n + 1),
+                first: seed + 5 * n,
+                end: seed + 5 * (n + 1),
+                epoch: count,
+            };
+            held.moved(range);
+        }
+        held
     }
 
     fn arbitrary() -> impl Strategy<Value = Checkpoint> {
@@ -469,6 +504,7 @@ mod tests {
                         singles,
                         lanes,
                         skips,
+                        held: held(epoch, attempts_end),
                         ..Checkpoint::default()
                     };
                     for (partition, offset, webhook) in marks {
@@ -597,10 +633,10 @@ mod tests {
         ours.into_iter()
             .chain(zombie)
             .for_each(|chunk| reader.read(chunk));
-        assert_eq!(reader.best(3).map(|c| c.attempts_end), Some(7));
-        assert_eq!(reader.best(9).map(|c| c.attempts_end), Some(5));
+        assert_eq!(reader.best(3, 0).map(|c| c.attempts_end), Some(7));
+        assert_eq!(reader.best(9, 0).map(|c| c.attempts_end), Some(5));
         assert_eq!(
-            reader.best(10).map(|c| c.attempts_end),
+            reader.best(10, 0).map(|c| c.attempts_end),
             Some(7),
             "all need it: for the alarm"
         );

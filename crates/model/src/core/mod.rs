@@ -6,10 +6,12 @@
 //! | [`marks`] | whether a send is a repeat, by where it came from |
 //! | [`lane`] | what a webhook may send now, what waits in memory and what stays in the log |
 //! | [`partition`] | what is settled: watermark and exceptions |
+//! | [`held`] | where its old end stands, so that it keeps nobody else's records |
 //! | [`checkpoint`] | how that is cached, and which cached state to believe |
 
 pub mod checkpoint;
 pub mod claims;
+pub mod held;
 pub mod lane;
 pub mod marks;
 mod mutation;

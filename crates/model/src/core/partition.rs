@@ -6,7 +6,9 @@
 //! unit's attempt record is stored and has certainly counted ([`Partition::confirmed`]); what follows from it is acknowledged
 //! ([`Partition::followed`]); it is settled.
 
+mod asked;
 mod begun;
+mod old_end;
 mod replay;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use begun::{Begun, Phase};
 
 use super::checkpoint::{Checkpoint, Single};
+use super::held::Held;
 use super::lane::{Door, Health, LaneKey, Lanes, Offered, QueueLimits, Queued, Start};
 use super::marks::{SourceMarks, Stream, StreamPosition};
 use super::mutation::mutated;
@@ -132,6 +135,10 @@ pub struct Partition<T> {
     ended: BTreeMap<(DeliveryId, u64), Millis>,
     /// See [`Checkpoint::commands`].
     commands: u64,
+    /// See [`Checkpoint::held`].
+    held: Held,
+    /// Commands whose run has not certainly been appended to the log, with the record that says it begins.
+    starting: BTreeMap<u64, Ticket>,
     /// Settled by a previous owner, at or above the watermark: by which record.
     ahead: BTreeMap<Position, Ticket>,
     /// Records of `attempts` whose follow-ups are not all acknowledged, with their number.
@@ -179,6 +186,8 @@ impl<T: Clone> Partition<T> {
             skips: checkpoint.skips,
             ended: checkpoint.ended,
             commands: checkpoint.commands,
+            held: checkpoint.held,
+            starting: BTreeMap::new(),
             ahead: BTreeMap::new(),
             open: BTreeMap::new(),
         }
@@ -238,6 +247,11 @@ impl<T: Clone> Partition<T> {
         };
         let others = begun.others[..together].iter().flatten();
         Some((begun.single.batch, begun.send.iter().chain(others)))
+    }
+
+    /// Every unit that was begun and is not settled, by the position of its first.
+    pub fn begun_at(&self) -> impl Iterator<Item = Position> + '_ {
+        self.begun.keys().copied()
     }
 
     /// Units that wait in place, by the position of their first.
@@ -500,16 +514,21 @@ impl<T: Clone> Partition<T> {
         };
         *left -= 1;
         let (ticket, settled) = (*ticket, *left == 0);
+        self.close(ticket);
+        if settled {
+            self.settle(position, ticket);
+        }
+        settled
+    }
+
+    /// One thing less that follows from the record is not acknowledged.
+    fn close(&mut self, ticket: Ticket) {
         if let Some(count) = self.open.get_mut(&ticket) {
             *count -= 1;
             if *count == 0 {
                 self.open.remove(&ticket);
             }
         }
-        if settled {
-            self.settle(position, ticket);
-        }
-        settled
     }
 
     /// The unit is settled. Above the watermark (it was restored from there) that must still be known when reading comes by.
@@ -576,29 +595,16 @@ impl<T: Clone> Partition<T> {
             .count()
     }
 
-    /// Begun and not settled, of any phase that does not just wait.
+    /// Begun and not settled, of any phase that does not just wait; and runs that begin.
     #[must_use]
     pub fn unsettled(&self) -> usize {
-        self.begun
-            .values()
-            .filter(|b| {
-                matches!(
-                    b.phase,
-                    Phase::Beginning | Phase::Sending { .. } | Phase::Following { .. }
-                )
-            })
-            .count()
-    }
-
-    /// The lowest position that is not settled.
-    #[must_use]
-    pub fn low(&self) -> u64 {
-        let begun = self.begun.keys().next().map(|p| p.offset);
-        let lane = self.lanes.lowest().map(|p| p.offset);
-        [begun, lane]
-            .into_iter()
-            .flatten()
-            .fold(self.watermark, u64::min)
+        let unsettled = |b: &&Begun<T>| {
+            matches!(
+                b.phase,
+                Phase::Beginning | Phase::Sending { .. } | Phase::Following { .. }
+            )
+        };
+        self.begun.values().filter(unsettled).count() + self.starting.len()
     }
 
     /// The state to cache. `inspected` is where `attempts` has been followed to ([`super::claims::OwnLog::inspected`]).
@@ -606,6 +612,7 @@ impl<T: Clone> Partition<T> {
     pub fn checkpoint(&mut self, epoch: u64, inspected: u64, now: Millis) -> Checkpoint {
         self.marks.forget(now);
         self.ended.retain(|_, forgotten| *forgotten > now);
+        self.held.settled_below(self.oldest());
         // A batch whose beginning may not count yet stands in its lane, with all that follows it there; what was begun of that is passed over.
         let mut lanes: BTreeMap<LaneKey, Position> = self.lanes.cursors().collect();
         for (first, lane) in &self.beginning {
@@ -667,29 +674,8 @@ impl<T: Clone> Partition<T> {
             skips: self.skips.clone(),
             ended: self.ended.clone(),
             commands: self.commands,
+            held: self.held.clone(),
         }
-    }
-
-    /// The record of `commands` at this offset is done, and so are all before it.
-    pub fn command_done(&mut self, offset: u64) {
-        self.commands = self.commands.max(offset + 1);
-    }
-
-    /// Records of `commands` below this are done.
-    #[must_use]
-    pub fn commands(&self) -> u64 {
-        self.commands
-    }
-
-    /// This run of the delivery is ended wherever it is met until then.
-    pub fn end_run(&mut self, delivery: DeliveryId, run: u64, forgotten: Millis) {
-        self.ended.insert((delivery, run), forgotten);
-    }
-
-    /// Runs ended that may still be met, and when they are forgotten.
-    #[must_use]
-    pub fn ended(&self) -> &BTreeMap<(DeliveryId, u64), Millis> {
-        &self.ended
     }
 
     fn skipped(&self, position: Position) -> bool {

@@ -1,4 +1,4 @@
-//! `/v1/projects/{project}/attempts` and `…/deliveries`: what became of events, from the history's store.
+//! `/v1/projects/{project}/attempts`: what became of events, from the history's store.
 
 use std::sync::Arc;
 
@@ -81,20 +81,6 @@ pub(super) async fn show(
     match found.map_err(unanswered)? {
         Some(attempt) => Ok(Json(attempt).into_response()),
         None => Err(Problem::none("attempt", &id)),
-    }
-}
-
-/// `GET …/deliveries/{id}`.
-pub(super) async fn delivery(
-    caller: Caller<Read>,
-    Path((project, id)): Path<(String, String)>,
-    parameters: Parameters,
-) -> Result<Response, Problem> {
-    parameters.only(&[])?;
-    let found = caller.api.history.delivery(&project, &id).await;
-    match found.map_err(unanswered)? {
-        Some(delivery) => Ok(Json(delivery).into_response()),
-        None => Err(Problem::none("delivery", &id)),
     }
 }
 

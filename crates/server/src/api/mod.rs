@@ -8,6 +8,7 @@ mod activities;
 mod attempts;
 mod caller;
 mod connectors;
+mod deliveries;
 mod event_types;
 mod events;
 mod jobs;
@@ -31,7 +32,6 @@ use axum::routing::{MethodRouter, get, post};
 use hookline_dispatch::WayOut;
 use hookline_dispatch::guard::UrlPolicy;
 use hookline_history::Store;
-use hookline_journal::Journal;
 use hookline_model::time::Clock;
 use hookline_registry::{Registry, Snapshot};
 use parking_lot::Mutex;
@@ -40,6 +40,7 @@ use tokio::time::Instant;
 use self::activities::Following;
 use self::events::Publishing;
 pub(crate) use self::problem::Problem;
+use crate::by_hand::ByHand;
 use crate::cli::Role;
 use crate::endpoints::Endpoints;
 use crate::engine::System;
@@ -70,8 +71,8 @@ pub(crate) struct Api {
     jobs: Maker,
     /// The way of events to the journal.
     publishing: Publishing,
-    /// Where commands go, with the prefix of its topics.
-    commands: (Arc<dyn Journal>, String),
+    /// Where wishes for single deliveries go.
+    by_hand: ByHand,
     /// What this process was started for.
     roles: BTreeSet<Role>,
     /// As of when the registry was last known to be current.
@@ -90,7 +91,7 @@ impl Api {
             following: Following::new(),
             jobs: Maker::new(system),
             publishing: Publishing::new(system),
-            commands: (system.journal(), system.config.journal.prefix.clone()),
+            by_hand: ByHand::new(system),
             roles: roles.iter().copied().collect(),
             current_at: Mutex::new(None),
         }
@@ -156,7 +157,8 @@ pub(crate) fn routes() -> Vec<(&'static str, MethodRouter<Arc<Pages>>)> {
         ("/v1/projects/{project}/attempts/{id}", get(attempts::show)),
         (
             "/v1/projects/{project}/deliveries/{id}",
-            get(attempts::delivery),
+            // `{id}:retry` and the like.
+            get(deliveries::show).post(deliveries::act),
         ),
         (
             "/v1/projects/{project}/webhooks",

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use crate::output::Chain;
 
 /// When to try again after a failure that may pass.
-const AGAIN_IN: Duration = Duration::from_secs(1);
+pub(super) const AGAIN_IN: Duration = Duration::from_secs(1);
 
 /// An answer that is no success.
 #[derive(Debug)]

@@ -1,22 +1,20 @@
 //! `POST …/webhooks/{name}:…`: states, tests, restoring, new secrets.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Json;
 use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
-use hookline_dispatch::commands::{self, Answer};
 use hookline_model::ids::{DeliveryId, WebhookUid};
 use hookline_model::resource::{State, Verification};
 use hookline_model::wire::{self, command::What};
 use hookline_registry::{DeletedWebhook, WebhookEntry};
 use secrecy::ExposeSecret as _;
-use serde_json::json;
 
 use super::Problem;
 use super::caller::{Caller, Manage};
+use super::deliveries::{answer, not_done};
 use super::request::{Condition, Object, tagged};
 use super::test_sends::chosen;
 use super::webhooks::{find, unsigned};
@@ -24,9 +22,6 @@ use crate::{endpoints, shown};
 
 const ACTIONS: &str =
     "activate, deactivate, pause, resume, rotate-secret, restore, test, skip, release";
-
-/// How long an owner of the partition is waited for.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What can be done to a webhook.
 pub(super) async fn act(
@@ -111,7 +106,7 @@ impl Target {
         let named = self.body.text("delivery_id")?.ok_or_else(|| {
             Problem::field(
                 "delivery_id",
-                "is required: the delivery that is meant (`hookline get attempts`, or GET …/attempts, shows it)",
+                "is required: the delivery that is meant (GET …/attempts shows it, and so does each request as `webhook-id`)",
             )
         })?;
         let delivery = DeliveryId::parse(named).ok_or_else(|| {
@@ -120,34 +115,9 @@ impl Target {
                 "is no delivery id; one looks like dlv_0123456789abcdef0123456789abcdef",
             )
         })?;
-        let api = &self.caller.api;
-        let layout = self.caller.snapshot.layout();
-        let partitions = layout
-            .ok_or_else(|| Problem::unavailable("the registry has no layout yet; try again"))?
-            .partitions;
-        let command = wire::Command {
-            format: wire::FORMAT,
-            webhook_uid: current.uid.as_bytes().to_vec().into(),
-            delivery_id: delivery.0.to_vec().into(),
-            at_ms: api.clock.now().0,
-            what: Some(what),
-            ..wire::Command::default()
-        };
-        let (journal, prefix) = &api.commands;
-        let p = current.partition(partitions);
-        let answer = commands::give(&**journal, prefix, p, &command, PATIENCE).await;
-        match answer.map_err(|error| {
-            Problem::unavailable(format!("the command may not be stored: {error}"))
-        })? {
-            Answer::Done => {
-                Ok(Json(json!({"delivery_id": named, "status": "done"})).into_response())
-            }
-            Answer::Refused(why) => Err(Problem::conflict(why)),
-            Answer::Pending => {
-                let body = Json(json!({"delivery_id": named, "status": "pending"}));
-                Ok((StatusCode::ACCEPTED, body).into_response())
-            }
-        }
+        let by_hand = &self.caller.api.by_hand;
+        let done = by_hand.head(&self.caller.snapshot, &current, delivery, what);
+        Ok(answer(named, done.await.map_err(not_done)?))
     }
 
     /// Sends a test, and remembers one that the webhook needs to go live.

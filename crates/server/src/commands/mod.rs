@@ -1,6 +1,7 @@
 //! What a person can ask for, one module each.
 
 mod apply;
+mod by_hand;
 mod check_config;
 mod get;
 mod jobs;
@@ -38,6 +39,10 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Exit> {
         Command::Tail(args) => tail::run(args).await,
         Command::Redrive(args) => jobs::redrive(args).await,
         Command::Replay(args) => jobs::replay(args).await,
+        Command::Retry(args) => by_hand::retry(args).await,
+        Command::Cancel(args) => by_hand::cancel(args).await,
+        Command::Release(args) => by_hand::release(args).await,
+        Command::Skip(args) => by_hand::skip(args).await,
     }
 }
 

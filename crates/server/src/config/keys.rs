@@ -37,6 +37,8 @@ pub(crate) enum Form {
     Flag,
     /// A duration in this range (`250ms`, `5s`).
     Span(Duration, Duration),
+    /// A size in this range, in bytes (`64KiB`).
+    Size(u64, u64),
     /// A host name.
     Host,
     /// The beginning of topic names: letters, digits, `.`, `_`, `-`.
@@ -68,6 +70,8 @@ pub(crate) enum Preset {
     Flag(bool),
     /// A duration.
     Span(Duration),
+    /// A size in bytes.
+    Size(u64),
     /// No entries.
     Nothing,
 }
@@ -134,7 +138,7 @@ pub(crate) const SECTIONS: [(&str, &str); 9] = [
 ];
 
 /// All keys but the properties of the Kafka client.
-pub(crate) const KEYS: [Key; 21] = [
+pub(crate) const KEYS: [Key; 24] = [
     Key {
         section: "journal",
         name: "engine",
@@ -246,6 +250,27 @@ pub(crate) const KEYS: [Key; 21] = [
         form: Form::Span(SESSION_TIMEOUT_MIN, SESSION_TIMEOUT_MAX),
         preset: Preset::Span(limits::SESSION_TIMEOUT),
         about: "A worker silent for this long loses its partitions to others. Shorter takes over sooner, longer survives longer pauses.",
+    },
+    Key {
+        section: "dispatch",
+        name: "old_end_after",
+        form: Form::Span(Duration::from_secs(1), Duration::from_secs(7 * 86_400)),
+        preset: Preset::Span(limits::OLD_END_AFTER),
+        about: "What waits in a partition for this long (for a webhook that is paused, say) is copied from `deliveries` to `held`, so that it does not keep the records of all others.",
+    },
+    Key {
+        section: "dispatch",
+        name: "old_end_bytes",
+        form: Form::Size(64 * 1024, 1 << 50),
+        preset: Preset::Size(limits::OLD_END_BYTES),
+        about: "Likewise, when so many bytes follow it in the partition: about what `deliveries` takes of the brokers' disks, per partition, where something waits.",
+    },
+    Key {
+        section: "dispatch",
+        name: "max_hold",
+        form: Form::Span(Duration::from_secs(1), Duration::from_secs(3_650 * 86_400)),
+        preset: Preset::Span(limits::MAX_HOLD),
+        about: "What has waited for its turn in its lane for longer ends `expired`. Compare `hookline_dispatch_oldest_undelivered_seconds` with it, and raise an alarm well before.",
     },
     Key {
         section: "history",

@@ -11,7 +11,7 @@ use super::keys::{self, KAFKA, KEYS, Key, SECRETS_KEY, SECTIONS};
 use super::read::{self, Value};
 use super::{
     Config, ConfigError, ConfigErrors, Engine, HistoryConfig, JournalConfig, LogConfig, LogFormat,
-    OutgoingConfig,
+    OldEnd, OutgoingConfig,
 };
 use crate::secrets::{self, Missing};
 
@@ -305,6 +305,11 @@ fn config(engine: Engine, values: Values, secrets_key: Option<SecretString>) -> 
         key_file: take!(values, "secrets.key_file", Path),
         key: secrets_key,
         session_timeout: take!(values, "dispatch.session_timeout", Span),
+        old_end: OldEnd {
+            after: take!(values, "dispatch.old_end_after", Span),
+            bytes: take!(values, "dispatch.old_end_bytes", Size),
+            max_hold: take!(values, "dispatch.max_hold", Span),
+        },
         log: LogConfig {
             level: take!(values, "log.level", Text),
             format: match take!(values, "log.format", Text).as_str() {

@@ -21,6 +21,8 @@ pub(crate) enum Value {
     Flag(bool),
     /// A duration.
     Span(Duration),
+    /// A size in bytes.
+    Size(u64),
     /// An address and a port.
     Listen(SocketAddr),
     /// A file or directory.
@@ -68,6 +70,7 @@ pub(crate) fn check(form: Form, value: &toml::Value, dir: &Path) -> Result<Value
             .map(Value::Flag)
             .ok_or_else(|| format!("must be true or false, not {}", kind(value))),
         Form::Span(min, max) => span(min, max, text(value)?),
+        Form::Size(min, max) => size(min, max, text(value)?),
         Form::Prefix => prefix(text(value)?),
         Form::Host => host(text(value)?),
         Form::Listen => listen(text(value)?),
@@ -93,6 +96,7 @@ pub(crate) fn preset(form: Form, preset: Preset, dir: &Path) -> Result<Value, St
         Preset::Number(number) => toml::Value::Integer(i64::try_from(number).unwrap_or(i64::MAX)),
         Preset::Flag(flag) => toml::Value::Boolean(flag),
         Preset::Span(span) => return Ok(Value::Span(span)),
+        Preset::Size(bytes) => return Ok(Value::Size(bytes)),
         Preset::Nothing => toml::Value::Array(Vec::new()),
     };
     check(form, &written, dir)
@@ -149,6 +153,18 @@ fn number(min: u64, max: u64, value: &toml::Value) -> Result<Value, String> {
         .filter(|number| (min..=max).contains(number))
         .map(Value::Number)
         .ok_or_else(|| format!("must be from {min} to {max}, not {number}"))
+}
+
+fn size(min: u64, max: u64, text: &str) -> Result<Value, String> {
+    let bytes = units::parse_size(text).map_err(|error| error.to_string())?;
+    if (min..=max).contains(&bytes) {
+        return Ok(Value::Size(bytes));
+    }
+    Err(format!(
+        "must be from {} to {}, not {text}",
+        units::format_size(min),
+        units::format_size(max)
+    ))
 }
 
 fn span(min: Duration, max: Duration, text: &str) -> Result<Value, String> {

@@ -86,6 +86,7 @@ fn written(key: &Key, value: &Value) -> String {
         Value::Number(number) => number.to_string(),
         Value::Flag(flag) => flag.to_string(),
         Value::Span(span) => quoted(&units::format_duration(*span)),
+        Value::Size(bytes) => quoted(&units::format_size(*bytes)),
         Value::Listen(address) => quoted(&address.to_string()),
         Value::Path(path) => quoted(&path.display().to_string()),
         Value::Networks(networks) => {
@@ -186,6 +187,11 @@ fn form(form: Form) -> String {
             units::format_duration(min),
             units::format_duration(max)
         ),
+        Form::Size(min, max) => format!(
+            "size, {} to {}",
+            units::format_size(min),
+            units::format_size(max)
+        ),
         Form::Prefix => "letters, digits, `.`, `_`, `-`".into(),
         Form::Host => "host name".into(),
         Form::Listen => "address and port".into(),
@@ -204,6 +210,7 @@ fn default(preset: Preset) -> String {
         Preset::Number(number) => number.to_string(),
         Preset::Flag(flag) => flag.to_string(),
         Preset::Span(span) => quoted(&units::format_duration(span)),
+        Preset::Size(bytes) => quoted(&units::format_size(bytes)),
         Preset::Nothing => "[]".into(),
     }
 }

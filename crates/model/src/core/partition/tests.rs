@@ -91,3 +91,29 @@ fn a_clock_that_is_set_back_makes_no_wait_in_place_long() {
     let again = partition.next(Millis(500), &mut Open).expect("due");
     assert_eq!(again.queued.position, Position::at(0));
 }
+
+#[test]
+fn a_run_that_begins_is_written_down_again_until_it_stands_in_the_log() {
+    let mut partition: Partition<()> = Partition::load(None, 0);
+    partition.command_done(3);
+    partition.starts(TICKET, 3);
+    let later = Ticket {
+        offset: 8,
+        epoch: 1,
+    };
+    partition.command_done(4);
+    assert_eq!((partition.commands(), partition.commands_over()), (5, 3));
+    assert_eq!(partition.unsettled(), 1);
+    let checkpoint = partition.checkpoint(1, 9, Millis(0));
+    assert_eq!((checkpoint.attempts_end, checkpoint.commands), (1, 5));
+    // A new owner that begins there finds it again.
+    let mut next: Partition<()> = Partition::load(Some(checkpoint), 0);
+    next.command_done(3);
+    next.starts(TICKET, 3);
+    next.started(3);
+    next.starts(later, 6);
+    next.command_done(6);
+    next.started(6);
+    assert_eq!((next.commands_over(), next.unsettled()), (7, 0));
+    assert_eq!(next.checkpoint(1, 9, Millis(0)).attempts_end, 9);
+}

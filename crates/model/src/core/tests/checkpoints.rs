@@ -206,7 +206,7 @@ pub(super) fn run(ops: Vec<Op>) -> Result<(), TestCaseError> {
             Op::Read(start) => {
                 let mut reader = CheckpointReader::default();
                 log.iter().cloned().for_each(|chunk| reader.read(chunk));
-                let got = reader.best(start);
+                let got = reader.best(start, 0);
                 prop_assert_eq!(got.as_ref(), best(&written, start));
             }
         }

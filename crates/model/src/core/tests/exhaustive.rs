@@ -302,11 +302,13 @@ fn found_from(
     if let Some(chunk) = chunk {
         reader.read(chunk.clone());
         // One that needs what is deleted is not believed.
-        reader.best(world.start).filter(|c| c.low >= world.start)?;
+        reader
+            .best(world.start, world.held_start)
+            .filter(|c| c.low >= world.start)?;
     } else if world.start > 0 {
         return None;
     }
-    let candidate = Candidate::new(world, reader.best(world.start));
+    let candidate = Candidate::new(world, reader.best(world.start, world.held_start));
     let mut owner: Owner = candidate.owner(world, u64::MAX, u64::MAX - 1).ok()?;
     let mut plenty = World {
         deliveries: world.deliveries.clone(),

@@ -42,6 +42,7 @@ fn finders(mutation: Mutation) -> &'static [Search] {
         ShedLaneTakesOn => &[LANES],
         RoomNotNoticed => &[LANES],
         WindowOverrun => &[LANES],
+        BegunNotCopied => &[PARTITION],
         OrderNotKept => &[PARTITION, ORDERED],
         RestoredDoesNotHold => &[PARTITION, ORDERED],
         OthersForgotten => &[PARTITION, BATCHED],

@@ -9,12 +9,13 @@ use proptest::test_runner::TestCaseResult;
 
 use super::uid;
 use super::world::{
-    Entry, Follow, Late, Part, Said, Send, Shape, Stop, World, counted, said_of, wanted,
+    Copied, Entry, Follow, Late, Part, Said, Send, Shape, Stop, World, counted, said_of, wanted,
 };
 use crate::core::checkpoint::{Checkpoint, CheckpointWriter};
 use crate::core::claims::{LogEntry, OwnLog};
+use crate::core::held::HeldRange;
 use crate::core::lane::{Door, Health, Seat, Terms};
-use crate::core::partition::{Admitted, After, Made, Partition, Ticket};
+use crate::core::partition::{Admitted, After, Made, Partition, Read, Ticket};
 use crate::ids::{Position, WebhookUid};
 use crate::time::Millis;
 
@@ -34,13 +35,22 @@ pub(super) struct Owner {
     pub(super) stored: VecDeque<(u64, u64)>,
     pub(super) followed: VecDeque<Position>,
     /// Of the checkpoint under way: its `low`, and where its base begins.
-    pub(super) checkpoint: Option<(u64, Option<usize>)>,
-    pub(super) deletable: Option<(u64, Option<usize>)>,
+    pub(super) checkpoint: Option<(Over, Option<usize>)>,
+    pub(super) deletable: Option<(Over, Option<usize>)>,
     /// Batches whose beginning is to be written down, or is.
     beginning: Vec<Sending>,
     written: BTreeSet<Position>,
+    /// What is being copied to `held`, and how far that is.
+    copying: Option<(HeldRange, u64)>,
     /// Starts of this owner, by the number of the attempt.
     started: BTreeSet<(Position, u32)>,
+}
+
+/// What a checkpoint no longer needs: records of `deliveries` and of `held` below these.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Over {
+    low: u64,
+    held: u64,
 }
 
 /// What goes out: a send or a batch.
@@ -134,6 +144,7 @@ impl Owner {
             deletable: None,
             beginning: Vec::new(),
             written: BTreeSet::new(),
+            copying: None,
             started: BTreeSet::new(),
         }
     }
@@ -176,7 +187,8 @@ impl Owner {
             return Ok(());
         };
         for offset in from..(from + records).min(self.partition.watermark()) {
-            for (read, ..) in world.read(offset)? {
+            let held = self.partition.held().clone();
+            for read in world.read_again(&held, offset)? {
                 if !self.partition.scan_takes(read.lane, read.position) {
                     continue;
                 }
@@ -271,6 +283,7 @@ impl Owner {
                 exchange: false,
                 others: sending.sends[1..].to_vec(),
                 begins: true,
+                moved: None,
             })
             .filter(|said| !self.written.contains(&said.position))
             .collect();
@@ -349,6 +362,7 @@ impl Owner {
             exchange,
             others: sends[1..].to_vec(),
             begins: false,
+            moved: None,
         });
     }
 
@@ -366,6 +380,78 @@ impl Owner {
         }
         let body = std::mem::take(&mut self.ended);
         self.hand_over(body);
+    }
+
+    /// Copies a few records of what is unsettled at the old end (`again`: of what was copied first); the last one is followed by what names it all.
+    pub(super) fn copy(
+        &mut self,
+        world: &mut World,
+        again: bool,
+        records: u64,
+    ) -> Result<(), Stop> {
+        let held = self.partition.held().clone();
+        let (mut range, mut at) = match self.copying {
+            Some((range, at)) if at < range.to => (range, at),
+            Some(_) => return Ok(()),
+            None => {
+                let (from, to) = match held.eldest().filter(|_| again) {
+                    Some(eldest) => (eldest.from, eldest.to),
+                    None => (self.partition.low(), self.partition.watermark()),
+                };
+                if from >= to {
+                    return Ok(());
+                }
+                world.provoked.cleanings += u32::from(to <= held.edge());
+                let range = HeldRange {
+                    from,
+                    to,
+                    first: world.held.len() as u64,
+                    end: 0,
+                    epoch: self.log.epoch(),
+                };
+                (range, from)
+            }
+        };
+        for _ in 0..records {
+            if at >= range.to {
+                break;
+            }
+            let reads = world.read_again(&held, at)?;
+            let waits = |read: &&Read<Send>| self.partition.waits_at(read.lane, read.position);
+            let indexes: Vec<u32> = reads
+                .iter()
+                .filter(waits)
+                .map(|read| read.position.index)
+                .collect();
+            if !indexes.is_empty() {
+                world.held.push(Rc::new(Copied {
+                    epoch: range.epoch,
+                    offset: at,
+                    indexes,
+                }));
+            }
+            at += 1;
+        }
+        if at >= range.to {
+            range.end = world.held.len() as u64;
+            self.hand_over(vec![Said {
+                position: Position::at(range.from),
+                send: Send {
+                    event: 0,
+                    webhook: 0,
+                    attempts: 0,
+                },
+                after: After::Settled,
+                made: Made::default(),
+                retry: None,
+                exchange: false,
+                others: Vec::new(),
+                begins: false,
+                moved: Some(range),
+            }]);
+        }
+        self.copying = Some((range, at));
+        Ok(())
     }
 
     fn hand_over(&mut self, body: Vec<Said>) {
@@ -406,6 +492,12 @@ impl Owner {
                     for (index, said) in (0..).zip(said) {
                         if said.begins {
                             self.begun(world, said.position);
+                            continue;
+                        }
+                        if let Some(range) = said.moved {
+                            world.provoked.moves += 1;
+                            self.partition.moved(range);
+                            self.copying = None;
                             continue;
                         }
                         world.provoked.splits += u32::from(said.after == After::Split);
@@ -486,7 +578,14 @@ impl Owner {
         let state = self.state(world);
         world.chains += 1;
         let chunks = self.writer.write(&state, world.chains.to_be_bytes());
-        self.checkpoint = Some((state.low, chunks.base.then_some(usize::MAX)));
+        let held = self.partition.held().over();
+        let over = Over {
+            low: state.low,
+            held: self
+                .copying
+                .map_or(held, |(range, _)| held.min(range.first)),
+        };
+        self.checkpoint = Some((over, chunks.base.then_some(usize::MAX)));
         let mut digest = DefaultHasher::new();
         state.hash(&mut digest);
         let digest = digest.finish();
@@ -504,27 +603,28 @@ impl Owner {
         };
         let at = world.progress.len();
         world.progress.push(part);
-        if let Some((low, base)) = self.checkpoint {
+        if let Some((over, base)) = self.checkpoint {
             let base = base.map(|base| base.min(at));
-            self.checkpoint = Some((low, base));
+            self.checkpoint = Some((over, base));
             if self.parts.is_empty() {
                 self.checkpoint = None;
                 let before = self.deletable.and_then(|(_, base)| base);
-                self.deletable = Some((low, base.or(before)));
+                self.deletable = Some((over, base.or(before)));
             }
         }
     }
 
     /// Deletes what the acknowledged checkpoint no longer needs, having looked for a higher claim.
     pub(super) fn delete(&mut self, world: &mut World) {
-        let Some((low, base)) = self.deletable.take() else {
+        let Some((over, base)) = self.deletable.take() else {
             return;
         };
         self.inspect(world, self.log.inspected(), None);
         self.confirm(world, Health::None);
         if self.log.fenced_by().is_none() {
-            world.provoked.deletions += u32::from(low > world.start);
-            world.start = world.start.max(low);
+            world.provoked.deletions += u32::from(over.low > world.start);
+            world.start = world.start.max(over.low);
+            world.held_start = world.held_start.max(over.held);
             world.progress_start = world.progress_start.max(base.unwrap_or(0));
         }
     }
@@ -539,6 +639,7 @@ impl Hash for Owner {
             self.checkpoint,
             self.deletable,
             &self.beginning,
+            self.copying,
         )
             .hash(state);
     }

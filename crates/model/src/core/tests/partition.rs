@@ -11,6 +11,7 @@ use super::owner::{How, Owner};
 use super::world::{Provoked, Record, Send, Shape, World, judge};
 use super::{config, failing_case, from_events, from_job};
 use crate::core::lane::Health;
+use crate::ids::Position;
 
 const WEBHOOKS: u128 = 3;
 const TIERS_MS: [u64; 2] = [1_000, 5_000];
@@ -79,6 +80,11 @@ pub(super) enum Act {
     /// A checkpoint, stored at once.
     Cache,
     Delete,
+    /// Copies what waits at the old end, or at that of what was copied.
+    Move {
+        again: bool,
+        records: u8,
+    },
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -96,6 +102,7 @@ fn act() -> impl Strategy<Value = Act> {
         2 => (1_u8..5).prop_map(Act::Part),
         2 => Just(Act::Cache),
         2 => Just(Act::Delete),
+        2 => (any::<bool>(), 1_u8..9).prop_map(|(again, records)| Act::Move { again, records }),
     ]
 }
 
@@ -226,6 +233,7 @@ fn perform(world: &mut World, which: usize, act: Act) -> TestCaseResult {
                 (0..9).for_each(|_| owner.part(world));
             }
             Act::Delete => owner.delete(world),
+            Act::Move { again, records } => owner.copy(world, again, u64::from(records))?,
         }
         Ok(())
     });
@@ -307,6 +315,7 @@ fn live_through((incoming, ops, shape): Case) -> Result<Provoked, TestCaseError>
     }
     calm(&mut world)?;
     judge(&world)?;
+    world.provoked.copies_read = world.copies_read.get();
     Ok(world.provoked)
 }
 
@@ -355,8 +364,7 @@ fn calm(world: &mut World) -> TestCaseResult {
         });
         result?;
         let end = world.deliveries.len() as u64;
-        let at_rest =
-            |owner: &Owner| owner.partition.watermark() == end && owner.partition.low() == end;
+        let at_rest = |owner: &Owner| owner.partition.oldest() == Position::at(end);
         if world.incoming.is_empty()
             && world.tiers.waiting().is_none()
             && world.owners.iter().any(at_rest)
@@ -414,7 +422,7 @@ fn who_claims_from_older_progress_than_there_is_by_then_begins_anew() {
 #[test]
 fn the_cases_provoke_what_they_are_about() {
     let sum = Cell::new(Provoked::default());
-    let failed = failing_case(2_000, cases(), |case| {
+    let failed = failing_case(10_000, cases(), |case| {
         let one = live_through(case)?;
         let mut all = sum.get();
         all.takeovers += one.takeovers;
@@ -432,6 +440,9 @@ fn the_cases_provoke_what_they_are_about() {
         all.batches += one.batches;
         all.splits += one.splits;
         all.held += one.held;
+        all.moves += one.moves;
+        all.cleanings += one.cleanings;
+        all.copies_read += one.copies_read;
         sum.set(all);
         Ok(())
     });
@@ -452,6 +463,9 @@ fn the_cases_provoke_what_they_are_about() {
         sum.batches,
         sum.splits,
         sum.held,
+        sum.moves,
+        sum.cleanings,
+        sum.copies_read,
     ];
     // What a property never met it says nothing about.
     assert!(all.iter().all(|count| *count > 0), "{sum:?}");

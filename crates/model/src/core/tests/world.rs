@@ -1,6 +1,7 @@
 //! The world around the owners of a partition: the logs, which outlive them, and who is on the way to own it. What is true is always worked out anew,
 //! from the logs alone.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{Hash, Hasher};
 use std::rc::Rc;
@@ -15,6 +16,7 @@ use super::tiers::{Tiers, Waiting};
 use super::{from_path, uid};
 use crate::core::checkpoint::{Checkpoint, CheckpointReader};
 use crate::core::claims::{ClaimReader, Counted, LogEntry};
+use crate::core::held::{Held, HeldRange};
 use crate::core::lane::{Batch, LaneKey, LaneKind};
 use crate::core::marks::{Stream, StreamPosition};
 use crate::core::partition::{After, Made, Partition, Read, Replayed, Ticket};
@@ -96,14 +98,15 @@ pub(super) struct Said {
     pub(super) others: Vec<(Position, Send)>,
     /// It says that the batch begins, nothing else.
     pub(super) begins: bool,
+    /// It says that this was copied, nothing else.
+    pub(super) moved: Option<HeldRange>,
 }
 
 impl Said {
     /// Every send it is about.
     pub(super) fn sends(&self) -> impl Iterator<Item = (Position, Send)> + '_ {
-        [(self.position, self.send)]
-            .into_iter()
-            .chain(self.others.iter().copied())
+        let first = self.moved.is_none().then_some((self.position, self.send));
+        first.into_iter().chain(self.others.iter().copied())
     }
 }
 
@@ -160,6 +163,18 @@ pub(super) struct Provoked {
     pub(super) batches: u32,
     pub(super) splits: u32,
     pub(super) held: u32,
+    /// Copied to `held`, and named; copied again; read there.
+    pub(super) moves: u32,
+    pub(super) cleanings: u32,
+    pub(super) copies_read: u32,
+}
+
+/// A record of `held`.
+#[derive(Debug, Clone, Hash)]
+pub(super) struct Copied {
+    pub(super) epoch: u64,
+    pub(super) offset: u64,
+    pub(super) indexes: Vec<u32>,
 }
 
 /// The logs, which outlive everybody.
@@ -170,6 +185,9 @@ pub(super) struct World {
     /// Records of `deliveries` and of `progress` below these have been deleted.
     pub(super) start: u64,
     pub(super) progress_start: usize,
+    pub(super) held_start: u64,
+    /// Copies of sends: by whom, and where each stood.
+    pub(super) held: Vec<Rc<Copied>>,
     pub(super) attempts: Vec<Rc<Entry>>,
     pub(super) progress: Vec<Part>,
     pub(super) tiers: Tiers<Send>,
@@ -188,6 +206,7 @@ pub(super) struct World {
     /// Different for all checkpoints.
     pub(super) chains: u128,
     pub(super) provoked: Provoked,
+    pub(super) copies_read: Cell<u32>,
     /// Records written that follow from attempts, by ticket.
     pub(super) written: BTreeMap<Position, u32>,
 }
@@ -253,6 +272,48 @@ pub(super) fn wanted(deliveries: &[Rc<Record>]) -> BTreeMap<Position, Send> {
 }
 
 impl World {
+    /// The sends of a record, as the shell reads them again: from the log or, below the edge, what was copied of it.
+    pub(super) fn read_again(&self, held: &Held, offset: u64) -> Result<Vec<Read<Send>>, Stop> {
+        if offset >= held.edge() {
+            let sends = self.read(offset)?;
+            return Ok(sends.into_iter().map(|(read, ..)| read).collect());
+        }
+        let range = held
+            .ranges()
+            .iter()
+            .find(|r| r.from <= offset && offset < r.to);
+        let Some(range) = range else {
+            return Ok(Vec::new());
+        };
+        if range.first < self.held_start {
+            return Err(Stop::Deleted);
+        }
+        let copies = range.first as usize..range.end as usize;
+        let copy = self.held[copies].iter();
+        let mut copy = copy.filter(|copy| copy.epoch == range.epoch && copy.offset == offset);
+        let Some(copy) = copy.next() else {
+            return Ok(Vec::new());
+        };
+        self.copies_read.set(self.copies_read.get() + 1);
+        let sends = self.sends(offset).into_iter().map(|(read, ..)| read);
+        let here = |read: &Read<Send>| copy.indexes.contains(&read.position.index);
+        Ok(sends.filter(here).collect())
+    }
+
+    /// One send of a record that was begun.
+    fn read_back(&self, held: &Held, position: Position) -> Result<Read<Send>, Stop> {
+        let sends = if position.offset >= self.start {
+            let sends = self.sends(position.offset);
+            sends.into_iter().map(|(read, ..)| read).collect()
+        } else {
+            self.read_again(held, position.offset)?
+        };
+        let mut sends = sends.into_iter();
+        sends
+            .find(|read| read.position == position)
+            .ok_or(Stop::Deleted)
+    }
+
     /// The sends of a record, as the shell reads them.
     pub(super) fn read(
         &self,
@@ -261,6 +322,10 @@ impl World {
         if offset < self.start {
             return Err(Stop::Deleted);
         }
+        Ok(self.sends(offset))
+    }
+
+    fn sends(&self, offset: u64) -> Vec<(Read<Send>, Stream, StreamPosition)> {
         let record = &self.deliveries[offset as usize];
         let count = record.sends.len() as u32;
         let read = (0..count).zip(&record.sends).map(|(index, send)| {
@@ -286,7 +351,7 @@ impl World {
             };
             (read, stream, at)
         });
-        Ok(read.collect())
+        read.collect()
     }
 
     /// Often there is little room, so that lanes fall behind all the time; now and then there is enough to give something back later.
@@ -317,13 +382,19 @@ impl World {
         for part in &self.progress[self.progress_start..] {
             reader.read((*part.chunk).clone());
         }
-        reader.best(self.start)
+        reader.best(self.start, self.held_start)
     }
 
     /// Somebody reads what is cached, and the log since then.
     pub(super) fn look(&mut self) -> TestCaseResult {
         let checkpoint = self.cached();
         let low = checkpoint.as_ref().map_or(0, |c| c.low);
+        let held = checkpoint.as_ref().and_then(|c| c.held.low());
+        prop_assert!(
+            held.is_none_or(|held| held >= self.held_start),
+            "alarm: copies from {held:?} on are needed, all below {} is gone",
+            self.held_start
+        );
         prop_assert!(
             low >= self.start,
             "alarm: {low} is needed, all below {} is gone",
@@ -444,16 +515,13 @@ impl Candidate {
 
     /// Its claim took effect: it reads back what was begun.
     pub(super) fn owner(mut self, world: &World, epoch: u64, claim: u64) -> Result<Owner, Stop> {
+        let held = self.partition.held().clone();
         for position in self.partition.found() {
-            let sends = world.read(position.offset)?;
-            let read = sends
-                .into_iter()
-                .find(|(read, ..)| read.position == position);
-            self.partition.restore(read.expect("it is there").0);
+            self.partition.restore(world.read_back(&held, position)?);
         }
         self.partition.restored();
         for follow in &self.follow {
-            world.read(follow.position.offset)?;
+            world.read_back(&held, follow.position)?;
         }
         Ok(Owner::new(self.partition, self.follow, epoch, claim))
     }
@@ -470,6 +538,10 @@ impl Candidate {
                         epoch: self.claims.highest(),
                     };
                     for (index, said) in (0..).zip(said) {
+                        if let Some(range) = said.moved {
+                            self.partition.moved(range);
+                            continue;
+                        }
                         let webhook = uid(said.send.webhook);
                         let sends: Vec<Position> = said.sends().map(|(p, _)| p).collect();
                         if said.begins {
@@ -519,7 +591,7 @@ pub(super) fn judge(world: &World) -> TestCaseResult {
             )
         })
     });
-    for (ticket, said) in tickets {
+    for (ticket, said) in tickets.filter(|(_, said)| said.moved.is_none()) {
         let sends: Vec<_> = said.sends().collect();
         for (position, send) in &sends {
             prop_assert_eq!(
@@ -599,6 +671,8 @@ impl Hash for World {
             self.deliveries.len(),
             self.start,
             self.progress_start,
+            self.held_start,
+            &self.held,
         )
             .hash(state);
         (&self.attempts, &self.progress, &self.tiers, &self.late).hash(state);
