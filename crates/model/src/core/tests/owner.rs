@@ -541,7 +541,7 @@ impl Owner {
         }
     }
 
-    fn inspect(&mut self, world: &World, from: u64, to: Option<u64>) {
+    pub(super) fn inspect(&mut self, world: &World, from: u64, to: Option<u64>) {
         let to = to.unwrap_or(world.attempts.len() as u64);
         for offset in from..to {
             self.log.inspect(offset, &world.attempts[offset as usize]);

@@ -479,9 +479,14 @@ impl World {
     ) {
         let mut owner = self.owners.remove(which);
         let result = act(&mut owner, self);
+        if result.is_err() {
+            // As the shell does: somebody else may own the partition, and have settled what is gone.
+            let from = owner.log.inspected();
+            owner.inspect(self, from, None);
+        }
         let fenced = owner.log.fenced_by().is_some();
         self.provoked.fenced += u32::from(fenced);
-        self.provoked.deleted += u32::from(result.is_err());
+        self.provoked.deleted += u32::from(result.is_err() && !fenced);
         let goes_on = result.is_ok() && !fenced;
         self.owners.insert(which, owner);
         if !goes_on {
