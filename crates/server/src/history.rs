@@ -36,7 +36,7 @@ pub(crate) fn start(process: &Process, system: &System) -> Start {
                 worker: worker_name(),
                 retention: system.config.history.retention,
             };
-            let store = Store::new(&system.config.history.url)?;
+            let store = Store::filled(&system.config.history.url)?;
             let journal = system.journal();
             let (store, snapshots) = (Arc::new(store), system.registry.changes());
             let stage = History::new(config, journal, store, snapshots, system.clock, &metrics)?;

@@ -54,6 +54,9 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 const WRITERS_POSTGRES: usize = 4;
 /// Questions at the same time, besides.
 const READERS: u32 = 4;
+/// As many for who fills the store: leases and retention, which ask for little at a time. Connections take turns, so that with SQLite each
+/// comes to hold a whole cache and the large statements, 6 MiB.
+const READERS_FILLING: u32 = 1;
 
 /// Settings of each SQLite connection. What a crash of the machine takes away is read again from the topics, so that not every transaction
 /// has to wait for the disk.
@@ -134,6 +137,18 @@ impl Store {
     /// # Errors
     /// When the URL is none of a store.
     pub fn new(url: &str) -> Result<Self, StoreError> {
+        Self::with_readers(url, READERS)
+    }
+
+    /// The same for whoever fills it and asks little of it besides: with fewer connections, as each holds memory.
+    ///
+    /// # Errors
+    /// When the URL is none of a store.
+    pub fn filled(url: &str) -> Result<Self, StoreError> {
+        Self::with_readers(url, READERS_FILLING)
+    }
+
+    fn with_readers(url: &str, readers: u32) -> Result<Self, StoreError> {
         sqlx::any::install_default_drivers();
         let dialect = match url.split_once("://") {
             Some(("sqlite", _)) => Dialect::Sqlite,
@@ -149,7 +164,7 @@ impl Store {
             Dialect::Sqlite => 1,
             Dialect::Postgres => WRITERS_POSTGRES,
         };
-        let connections = READERS + u32::try_from(writers).unwrap_or(1);
+        let connections = readers + u32::try_from(writers).unwrap_or(1);
         let pool = AnyPoolOptions::new()
             .max_connections(connections)
             .acquire_timeout(CONNECT_WITHIN)
