@@ -9,7 +9,8 @@ use rcgen::{
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::{RootCertStore, ServerConfig};
-use rustls_pki_types::PrivateKeyDer;
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 /// An authority that is in nobody's list.
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -70,6 +71,23 @@ impl Authority {
         self.serving(name, Some(verifier.expect("a verifier")))
     }
 
+    /// A server with a certificate of which everything may be chosen; it starts as a good one with this name or address.
+    ///
+    /// # Panics
+    /// When it cannot have a certificate.
+    #[must_use]
+    pub fn server_with(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> ServerConfig {
+        let key = new_key();
+        let mut params = leaf(name, ExtendedKeyUsagePurpose::ServerAuth);
+        change(&mut params);
+        let certificate = params.signed_by(&key, &self.0);
+        config(&certificate.expect("a certificate"), &key, None)
+    }
+
     fn serving(&self, name: &str, verifier: Option<Arc<dyn ClientCertVerifier>>) -> ServerConfig {
         let key = new_key();
         let certificate = leaf(name, ExtendedKeyUsagePurpose::ServerAuth).signed_by(&key, &self.0);
@@ -102,6 +120,17 @@ pub fn self_signed(name: &str) -> ServerConfig {
     config(&certificate.expect("a certificate"), &key, None)
 }
 
+/// A server with a certificate and a private key that were made elsewhere (PEM).
+///
+/// # Panics
+/// When they cannot be read, or do not belong together.
+#[must_use]
+pub fn server_of(certificate: &str, key: &str) -> ServerConfig {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(certificate.as_bytes()).collect();
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("a private key");
+    serve_as(chain.expect("a certificate"), key, None)
+}
+
 fn new_key() -> KeyPair {
     KeyPair::generate().expect("a key")
 }
@@ -117,6 +146,15 @@ fn config(
     key: &KeyPair,
     verifier: Option<Arc<dyn ClientCertVerifier>>,
 ) -> ServerConfig {
+    let private = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+    serve_as(vec![certificate.der().clone()], private, verifier)
+}
+
+fn serve_as(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
+) -> ServerConfig {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -125,8 +163,7 @@ fn config(
         None => builder.with_no_client_auth(),
         Some(verifier) => builder.with_client_cert_verifier(verifier),
     };
-    let private = PrivateKeyDer::Pkcs8(key.serialize_der().into());
     builder
-        .with_single_cert(vec![certificate.der().clone()], private)
+        .with_single_cert(chain, key)
         .expect("a certificate with its key")
 }

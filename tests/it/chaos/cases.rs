@@ -1,11 +1,11 @@
 //! The table: how a receiver misbehaves, and what hookline makes of it. The numbers are stable names of the kinds of misbehaviour.
 
 mod answers;
+mod tls;
 
 use std::time::Duration;
 
 use hookline_model::outcome::ErrorClass::{self, *};
-use hookline_tests::chaos::tls::Certificate;
 use hookline_tests::chaos::{Script, Step};
 
 /// What must come of each event.
@@ -37,6 +37,8 @@ pub(super) struct Case {
     pub(super) truncated: Option<bool>,
     /// What the stored body is.
     pub(super) body: Option<Vec<u8>>,
+    /// What the sentence for people holds.
+    pub(super) detail: &'static str,
     /// How long the second attempt is put off after the first, at least.
     pub(super) wait: Duration,
 }
@@ -70,6 +72,11 @@ impl Case {
 
     fn kept(mut self, body: &[u8]) -> Self {
         self.body = Some(body.to_vec());
+        self
+    }
+
+    fn says(mut self, detail: &'static str) -> Self {
+        self.detail = detail;
         self
     }
 
@@ -108,6 +115,7 @@ fn case(number: &'static str, name: &'static str, script: Script, expect: Expect
         fresh: false,
         truncated: None,
         body: None,
+        detail: "",
         wait: RETRY,
     }
 }
@@ -152,7 +160,8 @@ pub(super) fn all() -> Vec<Case> {
         connections(),
         statuses(),
         waits(),
-        tls(),
+        tls::handshakes(),
+        tls::certificates(),
     ]
     .concat()
 }
@@ -445,6 +454,19 @@ fn statuses() -> Vec<Case> {
             answers(with("425 Too Early", "")),
             Status(425),
         ),
+        // No receiver ends a delivery by a header: it is tried again as the policy says.
+        case(
+            "E28",
+            "asks-to-abort",
+            answers(with("500 x", "webhook-delivery: abort-message\r\n")),
+            Status(500),
+        ),
+        case(
+            "E28",
+            "asks-to-abort-what-it-took",
+            answers(with("200 OK", "webhook-delivery: abort-message\r\n")),
+            Delivered(200),
+        ),
     ]
 }
 
@@ -485,75 +507,5 @@ fn waits() -> Vec<Case> {
         asks("asks-for-2094", 503, "Sat, 06 Nov 2094 08:49:37 GMT", CAP),
         asks("asks-twice", 429, "1\r\nRetry-After: 86400", ms(1000)),
         asks("asks-for-nothing", 429, "", RETRY),
-    ]
-}
-
-fn tls() -> Vec<Case> {
-    use Expect::Failed;
-    let alert = |name, description: u8, classes| {
-        let bytes = vec![0x15, 0x03, 0x03, 0x00, 0x02, 0x02, description];
-        case(
-            "E23",
-            name,
-            Script::AtOnce(vec![Step::Say(bytes), Step::Close]),
-            Failed(classes),
-        )
-        .secure()
-    };
-    let speaks = |number, name, steps, classes| {
-        case(number, name, Script::AtOnce(steps), Failed(classes)).secure()
-    };
-    vec![
-        speaks("E03", "no-tls", vec![Step::Hang], &[Timeout]),
-        speaks(
-            "E03",
-            "no-tls-long",
-            vec![Step::Hang],
-            &[TlsHandshakeTimeout],
-        )
-        .deadline(LONG),
-        speaks(
-            "E03",
-            "drips-tls",
-            vec![Step::Drip(vec![0x16, 0x03, 0x03, 0x40, 0x00, 0x02], ms(50))],
-            &[Timeout, TlsProtocol],
-        ),
-        speaks(
-            "E03",
-            "speaks-http",
-            vec![say(with("400 Bad Request", "")), Step::Close],
-            &[TlsProtocol],
-        ),
-        speaks("E23", "closes-in-tls", vec![Step::Close], &[ConnClosed]),
-        speaks(
-            "E23",
-            "resets-in-tls",
-            vec![Step::Pause(ms(50)), Step::Reset],
-            &[ConnReset],
-        ),
-        speaks(
-            "E23",
-            "floods-tls",
-            vec![Step::Flood(vec![
-                0x16, 0x03, 0x03, 0x3f, 0xff, 0x02, 0xff, 0xff, 0xff,
-            ])],
-            &[TlsProtocol],
-        ),
-        alert("no-common-cipher", 40, &[TlsNoCommonCipher]),
-        alert("old-protocol", 70, &[TlsProtocol]),
-        alert("wants-a-certificate", 116, &[TlsClientCertRequired]),
-        alert("knows-no-such-name", 112, &[TlsProtocol]),
-        case(
-            "E23",
-            "self-signed",
-            Script::Tls(Certificate::self_signed()),
-            Failed(&[TlsUnknownCa]),
-        ),
-        case(
-            "E23",
-            "of-a-stranger",
-            Script::Tls(Certificate::of_a_stranger()),
-            Failed(&[TlsUnknownCa]),
-        ),
     ]
 }

@@ -128,6 +128,10 @@ fn of_attempt(case: &Case, attempt: &Value, wrong: &mut Vec<String>) {
     if attempt["error_class"] == "timeout" && took < case.deadline {
         wrong.push(format!("the deadline came after {took:?}"));
     }
+    let detail = attempt["error_detail"].as_str().unwrap_or_default();
+    if !detail.contains(case.detail) {
+        wrong.push(format!("it is said: {detail}"));
+    }
     let response = &attempt["response"];
     let body = body_of(response);
     if body.len() > RESPONSE_BODY_KEPT {
