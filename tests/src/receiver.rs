@@ -178,6 +178,11 @@ impl Receiver {
         overrides.push((prefix.to_owned(), status));
     }
 
+    /// From now on paths that start so are answered as they say again.
+    pub fn as_it_says(&self, prefix: &str) {
+        self.journal.overrides.lock().retain(|(p, _)| p != prefix);
+    }
+
     /// The highest number of requests that were in progress at a time.
     #[must_use]
     pub fn in_flight_max(&self) -> usize {

@@ -4,6 +4,8 @@
 mod cases;
 mod changed;
 mod judge;
+mod recovered;
+mod throttled;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
