@@ -179,6 +179,16 @@ impl Api {
     /// # Panics
     /// When it is not, or breaks off.
     pub async fn download(&self, path: &str) -> (HeaderMap, String) {
+        let (headers, bytes) = self.download_bytes(path).await;
+        let text = String::from_utf8(bytes.to_vec()).expect("it is text");
+        (headers, text)
+    }
+
+    /// Downloads a file of any kind.
+    ///
+    /// # Panics
+    /// When it does not come, or not to its end.
+    pub async fn download_bytes(&self, path: &str) -> (HeaderMap, Bytes) {
         let mut request = Request::builder().uri(format!("http://{}{path}", self.address));
         if let Some(key) = &self.key {
             request = request.header("authorization", format!("Bearer {key}"));
@@ -190,9 +200,9 @@ impl Api {
             let response = client.request(request).await.expect("an answer");
             let (head, body) = response.into_parts();
             let body = body.collect().await.expect("it is whole").to_bytes();
-            let text = String::from_utf8(body.to_vec()).expect("it is text");
-            assert_eq!(head.status.as_u16(), 200, "{text}");
-            (head.headers, text)
+            let status = head.status.as_u16();
+            assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
+            (head.headers, body)
         };
         timeout(ANSWER_WITHIN, exchange)
             .await

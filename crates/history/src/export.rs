@@ -1,9 +1,17 @@
 //! Attempts as a file, written while it is read: what is held is one page.
 
+mod chart;
+mod font;
+mod page;
+mod pdf;
+mod report;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
+use hookline_model::time::Millis;
 
+use self::report::{About, Report};
 use crate::store::{AttemptFilter, Place, Store, StoreError};
 use crate::{AttemptLine, HeaderView};
 
@@ -17,15 +25,21 @@ pub enum ExportFormat {
     Csv,
     /// One JSON object a line, for programs.
     JsonLines,
+    /// Pages, for people: what they come to, and the most important of each.
+    Pdf,
 }
 
 impl ExportFormat {
+    /// The words that choose one.
+    pub const WORDS: [&str; 3] = ["csv", "jsonl", "pdf"];
+
     /// From the word that chooses it.
     #[must_use]
     pub fn from_word(word: &str) -> Option<Self> {
         match word {
             "csv" => Some(Self::Csv),
             "jsonl" => Some(Self::JsonLines),
+            "pdf" => Some(Self::Pdf),
             _ => None,
         }
     }
@@ -36,6 +50,7 @@ impl ExportFormat {
         match self {
             Self::Csv => "text/csv; charset=utf-8; header=present",
             Self::JsonLines => "application/jsonl",
+            Self::Pdf => "application/pdf",
         }
     }
 
@@ -45,6 +60,7 @@ impl ExportFormat {
         match self {
             Self::Csv => "csv",
             Self::JsonLines => "jsonl",
+            Self::Pdf => "pdf",
         }
     }
 }
@@ -83,66 +99,127 @@ pub struct Export {
     project: String,
     filter: AttemptFilter,
     format: ExportFormat,
-    from: From,
+    made: Millis,
+    at: At,
+    report: Option<Report>,
+    written: u64,
 }
 
 /// How far an export is.
-enum From {
+#[derive(Clone, Copy)]
+enum At {
     Start,
     Behind(Place),
+    /// All attempts are written; a report has something behind them.
+    End,
     Done,
 }
 
 impl Export {
-    /// All attempts of a project that a filter takes, latest first.
+    /// All attempts of a project that a filter takes, latest first. `now` stands in a report, which has those that began before.
     #[must_use]
     pub fn new(
         store: Arc<Store>,
         project: &str,
-        filter: AttemptFilter,
+        mut filter: AttemptFilter,
         format: ExportFormat,
+        now: Millis,
     ) -> Self {
+        if format == ExportFormat::Pdf {
+            // What comes in meanwhile is not counted, and so it is not listed either.
+            filter.to = Some(filter.to.map_or(now, |to| to.min(now)));
+        }
         Self {
             store,
             project: project.to_owned(),
             filter,
             format,
-            from: From::Start,
+            made: now,
+            at: At::Start,
+            report: None,
+            written: 0,
         }
     }
 
-    /// The next part of the file; `None` at its end.
+    /// How many attempts are written.
+    #[must_use]
+    pub fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// The next part of the file, which may be empty; `None` at its end.
     ///
     /// # Errors
     /// When the store does not answer. What was written so far is not the whole then.
     pub async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
-        let (after, head) = match self.from {
-            From::Start => (None, true),
-            From::Behind(place) => (Some(place), false),
-            From::Done => return Ok(None),
+        let after = match self.at {
+            At::Start => None,
+            At::Behind(place) => Some(place),
+            At::End => return Ok(self.rest()),
+            At::Done => return Ok(None),
         };
+        if after.is_none() && self.format == ExportFormat::Pdf {
+            self.report = Some(self.begin_report().await?);
+        }
         let page = self
             .store
             .attempts(&self.project, &self.filter, after, PAGE)
             .await?;
-        self.from = page.next.map_or(From::Done, From::Behind);
+        self.written += page.items.len() as u64;
+        let part = match &mut self.report {
+            None => self.text(&page.items, after.is_none()).into(),
+            Some(report) => {
+                report.rows(&page.items);
+                if page.next.is_none() {
+                    report.end();
+                }
+                report.take()
+            }
+        };
+        self.at = page.next.map_or(At::End, At::Behind);
+        Ok(Some(part))
+    }
+
+    async fn begin_report(&self) -> Result<Report, StoreError> {
+        let summary = self
+            .store
+            .attempt_summary(&self.project, &self.filter)
+            .await?;
+        Ok(Report::new(&About {
+            project: &self.project,
+            filter: &self.filter,
+            summary: &summary,
+            made: self.made,
+        }))
+    }
+
+    /// What a file has behind its attempts.
+    fn rest(&mut self) -> Option<Bytes> {
+        let more = self.report.as_mut().and_then(|report| {
+            let more = report.table();
+            more.then(|| report.take())
+        });
+        if more.is_none() {
+            self.at = At::Done;
+        }
+        more
+    }
+
+    fn text(&self, lines: &[AttemptLine], head: bool) -> String {
         let mut text = String::new();
         if head && self.format == ExportFormat::Csv {
             csv_line(&mut text, COLUMNS.iter().copied());
         }
-        for line in &page.items {
-            match self.format {
-                ExportFormat::Csv => {
-                    let cells = cells(line);
-                    csv_line(&mut text, cells.iter().map(String::as_str));
-                }
-                ExportFormat::JsonLines => {
-                    text.push_str(&line.to_json());
-                    text.push('\n');
-                }
+        for line in lines {
+            if self.format == ExportFormat::Csv {
+                let cells = cells(line);
+                csv_line(&mut text, cells.iter().map(String::as_str));
+            } else {
+                text.push_str(&line.to_json());
+                text.push('\n');
             }
         }
-        Ok(Some(text.into()))
+        text
     }
 }
 

@@ -29,8 +29,8 @@ pub use jobs::{Jobs, JobsConfig, JobsError, RangesError, job_ranges};
 pub use kept::{KeptError, KeptEvent, kept_event};
 pub use stage::{History, HistoryConfig, HistoryError};
 pub use store::{
-    ActivityEnd, ActivityFilter, ActivityPage, AttemptFilter, AttemptPage, DeliveryView, Figures,
-    Interval, Latency, Place, RunView, StatusFilter, Step, Store, StoreError, Wanted,
-    WebhookStatistics,
+    ActivityEnd, ActivityFilter, ActivityPage, AttemptFilter, AttemptPage, AttemptSummary,
+    DeliveryView, Figures, Interval, Latency, OutcomeCounts, Place, RunView, StatusFilter, Step,
+    Store, StoreError, Wanted, WebhookStatistics,
 };
 pub use tail::{Tail, TailError, TailFilter, TailFrom, TailItem};

@@ -30,6 +30,20 @@ impl Server {
         let url = self.0.database();
         [Store::new(&url).unwrap(), Store::new(&url).unwrap()]
     }
+
+    /// A store and somebody who only reads it.
+    pub(crate) fn writer_and_reader(&self) -> (Store, Store) {
+        let url = self.0.database();
+        (Store::new(&url).unwrap(), Store::reader(&url).unwrap())
+    }
+}
+
+/// The texts of the pages of a PDF file, as an independent reader finds them.
+pub(crate) fn pdf_text(file: &[u8]) -> Vec<String> {
+    let document = lopdf::Document::load_mem(file).expect("it is a PDF file");
+    let pages = document.get_pages();
+    let text = |number: &u32| document.extract_text(&[*number]).expect("it has text");
+    pages.keys().map(text).collect()
 }
 
 /// A PostgreSQL, where it is installed.

@@ -7,6 +7,7 @@
 //! [`output`], no system clock outside [`clock`].
 
 mod api;
+mod attempt_filter;
 mod by_hand;
 mod checks;
 mod cli;

@@ -91,7 +91,7 @@ async fn attempts_are_found_by_what_is_known_of_them(engine: Engine) {
         ("attempts?from=yesterday", "from"),
         ("attempts?limit=501", "limit"),
         ("attempts?colour=red", "colour"),
-        ("attempts/export?format=pdf", "format"),
+        ("attempts/export?format=xml", "format"),
     ] {
         let refused = api.ask("GET", &format!("/v1/projects/shop/{path}")).await;
         assert_eq!(refused.fields(), [parameter], "{}", refused.body);

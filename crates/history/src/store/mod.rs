@@ -10,11 +10,13 @@ mod query;
 mod retention;
 mod rows;
 mod statistics;
+mod summary;
 mod write;
 
 pub use activities::{ActivityEnd, ActivityFilter, ActivityPage, Wanted};
 pub use query::{AttemptFilter, AttemptPage, DeliveryView, Place, RunView, StatusFilter};
 pub use statistics::{Figures, Interval, Latency, Step, WebhookStatistics};
+pub use summary::{AttemptSummary, OutcomeCounts};
 
 pub(crate) use lease::Lease;
 pub(crate) use statistics::MINUTES_KEPT;
@@ -63,6 +65,22 @@ const READERS_FILLING: u32 = 1;
 const PRAGMAS: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA busy_timeout = 10000; \
      PRAGMA journal_size_limit = 67108864; PRAGMA wal_autocheckpoint = 8000; PRAGMA cache_size = -4000; PRAGMA temp_store = MEMORY;";
 
+/// Settings of each connection of who only reads. SQLite's file is opened so already.
+const PRAGMAS_READER: &str =
+    "PRAGMA busy_timeout = 10000; PRAGMA cache_size = -4000; PRAGMA temp_store = MEMORY;";
+const READ_ONLY_POSTGRES: &str = "SET default_transaction_read_only = on";
+
+/// What may be done with the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Use {
+    /// Anything; its tables are made and brought to this version.
+    All,
+    /// The same, by who hardly reads it.
+    Filling,
+    /// It is read as it is.
+    Reading,
+}
+
 /// Which database it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Dialect {
@@ -82,7 +100,7 @@ pub enum StoreError {
     Database(#[from] sqlx::Error),
     /// It takes too long.
     #[error(
-        "the history store did not answer within {ANSWER_WITHIN:?}; ask for less, for instance with `from` and `to`"
+        "the history store did not answer in time; ask for less, for instance with `from` and `to`"
     )]
     Late,
     /// Its tables cannot be brought to this version.
@@ -100,6 +118,9 @@ pub enum StoreError {
         /// A topic of this system.
         wanted: String,
     },
+    /// Who only reads makes no tables.
+    #[error("the history store {0}")]
+    Unready(&'static str),
     /// What is in it cannot be read.
     #[error("{what} in the history store cannot be read")]
     Damaged {
@@ -117,6 +138,7 @@ pub(crate) struct Turn<'a> {
 pub struct Store {
     pool: AnyPool,
     dialect: Dialect,
+    used: Use,
     migrated: OnceCell<()>,
     writers: Semaphore,
     inserts: rows::Inserts,
@@ -137,7 +159,7 @@ impl Store {
     /// # Errors
     /// When the URL is none of a store.
     pub fn new(url: &str) -> Result<Self, StoreError> {
-        Self::with_readers(url, READERS)
+        Self::open(url, Use::All)
     }
 
     /// The same for whoever fills it and asks little of it besides: with fewer connections, as each holds memory.
@@ -145,17 +167,25 @@ impl Store {
     /// # Errors
     /// When the URL is none of a store.
     pub fn filled(url: &str) -> Result<Self, StoreError> {
-        Self::with_readers(url, READERS_FILLING)
+        Self::open(url, Use::Filling)
     }
 
-    fn with_readers(url: &str, readers: u32) -> Result<Self, StoreError> {
+    /// The store at this URL, to be read beside those who write it: nothing is made where there is none, and nothing is changed.
+    ///
+    /// # Errors
+    /// When the URL is none of a store.
+    pub fn reader(url: &str) -> Result<Self, StoreError> {
+        Self::open(url, Use::Reading)
+    }
+
+    fn open(url: &str, used: Use) -> Result<Self, StoreError> {
         sqlx::any::install_default_drivers();
         let dialect = match url.split_once("://") {
             Some(("sqlite", _)) => Dialect::Sqlite,
             _ => Dialect::Postgres,
         };
         let url = match dialect {
-            Dialect::Sqlite => sqlite_url(url),
+            Dialect::Sqlite => sqlite_url(url, used),
             Dialect::Postgres => url.to_owned(),
         };
         let options: AnyConnectOptions = url.parse().map_err(StoreError::Url)?;
@@ -164,15 +194,23 @@ impl Store {
             Dialect::Sqlite => 1,
             Dialect::Postgres => WRITERS_POSTGRES,
         };
+        let readers = match used {
+            Use::Filling => READERS_FILLING,
+            Use::All | Use::Reading => READERS,
+        };
         let connections = readers + u32::try_from(writers).unwrap_or(1);
         let pool = AnyPoolOptions::new()
             .max_connections(connections)
             .acquire_timeout(CONNECT_WITHIN)
             .after_connect(move |connection, _| {
                 Box::pin(async move {
-                    if dialect == Dialect::Sqlite {
-                        connection.execute(PRAGMAS).await?;
-                    }
+                    let settings = match (dialect, used) {
+                        (Dialect::Sqlite, Use::All | Use::Filling) => PRAGMAS,
+                        (Dialect::Sqlite, Use::Reading) => PRAGMAS_READER,
+                        (Dialect::Postgres, Use::Reading) => READ_ONLY_POSTGRES,
+                        (Dialect::Postgres, Use::All | Use::Filling) => return Ok(()),
+                    };
+                    connection.execute(settings).await?;
                     Ok(())
                 })
             })
@@ -180,6 +218,7 @@ impl Store {
         Ok(Self {
             pool,
             dialect,
+            used,
             migrated: OnceCell::new(),
             writers: Semaphore::new(writers),
             inserts: rows::Inserts::new(dialect),
@@ -189,9 +228,40 @@ impl Store {
     /// Its connections, once the tables are there.
     async fn pool(&self) -> Result<&AnyPool, StoreError> {
         self.migrated
-            .get_or_try_init(|| async { migrator(MIGRATIONS.len()).run(&self.pool).await })
+            .get_or_try_init(|| async {
+                match self.used {
+                    Use::All | Use::Filling => Ok(migrator(MIGRATIONS.len()).run(&self.pool).await?),
+                    Use::Reading => self.ready().await,
+                }
+            })
             .await?;
         Ok(&self.pool)
+    }
+
+    /// Whether its tables are those of this version.
+    async fn ready(&self) -> Result<(), StoreError> {
+        let asked = sqlx::query("SELECT MAX(version) FROM _sqlx_migrations");
+        let found = asked.fetch_one(&self.pool).await;
+        let row = found.map_err(|error| match &error {
+            // No such file; no such table, which is all that can be wrong with the statement.
+            sqlx::Error::Database(said)
+                if matches!(said.code().as_deref(), Some("14" | "1" | "42P01")) =>
+            {
+                StoreError::Unready("is not there yet: a process with the role `history` makes it")
+            }
+            _ => StoreError::Database(error),
+        })?;
+        let version: Option<i64> = sqlx::Row::try_get(&row, 0)?;
+        let (ours, ..) = MIGRATIONS[MIGRATIONS.len() - 1];
+        match version.unwrap_or(0).cmp(&ours) {
+            std::cmp::Ordering::Equal => Ok(()),
+            std::cmp::Ordering::Less => Err(StoreError::Unready(
+                "has the tables of an older version: a process of this version with the role `history` brings them to it",
+            )),
+            std::cmp::Ordering::Greater => Err(StoreError::Unready(
+                "has the tables of a newer version: read it with that version",
+            )),
+        }
     }
 
     /// Waits until another transaction may write.
@@ -231,8 +301,8 @@ fn migrator(count: usize) -> Migrator {
     }
 }
 
-/// The file is made where there is none. What means something in a URL is written so that it means itself.
-fn sqlite_url(url: &str) -> String {
+/// The file is made where there is none, unless it is only read. What means something in a URL is written so that it means itself.
+fn sqlite_url(url: &str, used: Use) -> String {
     let (path, query) = match url.split_once('?') {
         Some((path, query)) => (path, format!("{query}&")),
         None => (url, String::new()),
@@ -241,12 +311,15 @@ fn sqlite_url(url: &str) -> String {
         .replace('%', "%25")
         .replace('#', "%23")
         .replace(' ', "%20");
-    let mode = if query.contains("mode=") {
-        ""
-    } else {
-        "mode=rwc"
-    };
-    format!("{path}?{query}{mode}")
+    match used {
+        Use::All if query.contains("mode=") => format!("{path}?{query}"),
+        Use::All => format!("{path}?{query}mode=rwc"),
+        Use::Reading => {
+            let others = query.split('&').filter(|pair| !pair.starts_with("mode="));
+            let others: Vec<_> = others.collect();
+            format!("{path}?{}mode=ro", others.join("&"))
+        }
+    }
 }
 
 /// A statement and what is bound to it. Both databases know `$1`.
@@ -288,6 +361,14 @@ impl Statement {
     }
 
     async fn fetch(&self, pool: &AnyPool) -> Result<Vec<sqlx::any::AnyRow>, StoreError> {
+        self.fetch_within(pool, ANSWER_WITHIN).await
+    }
+
+    async fn fetch_within(
+        &self,
+        pool: &AnyPool,
+        within: Duration,
+    ) -> Result<Vec<sqlx::any::AnyRow>, StoreError> {
         let mut query = sqlx::query(&self.text);
         for argument in &self.arguments {
             query = match argument {
@@ -295,7 +376,7 @@ impl Statement {
                 Argument::Text(text) => query.bind(text.as_str()),
             };
         }
-        let rows = tokio::time::timeout(ANSWER_WITHIN, query.fetch_all(pool)).await;
+        let rows = tokio::time::timeout(within, query.fetch_all(pool)).await;
         Ok(rows.map_err(|_| StoreError::Late)??)
     }
 }

@@ -164,6 +164,43 @@ pub struct RunView {
 }
 
 impl AttemptFilter {
+    /// What is asked for, in words and values, but for the times. Of an endpoint without what may be secret in a URL.
+    #[must_use]
+    pub fn said(&self) -> Vec<(&'static str, String)> {
+        let status = self.status.map(|status| match status {
+            StatusFilter::Exactly(status) => status.to_string(),
+            StatusFilter::Class(class) => format!("{class}xx"),
+        });
+        let endpoint = self.endpoint.as_deref().map(|url| {
+            let url = rows::endpoint(url);
+            let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+            let (place, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+            let host = place.rsplit_once('@').map_or(place, |(_, host)| host);
+            let scheme = if scheme.is_empty() {
+                String::new()
+            } else {
+                format!("{scheme}://")
+            };
+            format!("{scheme}{host}{path}")
+        });
+        let all = [
+            ("webhook", self.webhook.clone()),
+            ("outcome", self.outcome.clone()),
+            ("status", status),
+            ("error_class", self.error_class.clone()),
+            ("attempt", self.attempt.map(|attempt| attempt.to_string())),
+            ("endpoint", endpoint),
+            ("delivery", self.delivery.clone()),
+            ("event_id", self.event_id.clone()),
+            ("event_type", self.event_type.clone()),
+            ("key", self.key.clone()),
+            ("contact", self.contact.clone()),
+        ];
+        all.into_iter()
+            .filter_map(|(word, value)| Some((word, value?)))
+            .collect()
+    }
+
     /// What asks for up to `limit` attempts, and one more, which says whether there are more.
     pub(super) fn page(&self, project: &str, after: Option<Place>, limit: usize) -> Statement {
         let mut statement =
@@ -192,7 +229,7 @@ impl AttemptFilter {
     }
 
     /// Whose attempts. Of a contact there are three indexes; each is entered only where the project stands beside it, and nowhere else.
-    fn write_project(&self, statement: &mut Statement, project: &str) {
+    pub(super) fn write_project(&self, statement: &mut Statement, project: &str) {
         let project = rows::plain(project);
         let Some(contact) = &self.contact else {
             statement.push("project = ");
@@ -222,7 +259,7 @@ impl AttemptFilter {
     }
 
     /// The conditions, each with `AND` before it.
-    fn write(&self, statement: &mut Statement) {
+    pub(super) fn write(&self, statement: &mut Statement) {
         let texts = [
             ("webhook", &self.webhook),
             ("outcome", &self.outcome),

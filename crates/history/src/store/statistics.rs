@@ -32,7 +32,7 @@ pub(super) const COLUMNS_COUNT: usize = 4 + NUMBERS;
 
 pub(super) const MINUTE_MS: i64 = 60_000;
 pub(super) const HOUR_MS: i64 = 60 * MINUTE_MS;
-const DAY_MS: i64 = 24 * HOUR_MS;
+pub(super) const DAY_MS: i64 = 24 * HOUR_MS;
 /// What is kept: by minute and by hour.
 const STEPS: [i64; 2] = [MINUTE_MS, HOUR_MS];
 /// How long minutes are kept.

@@ -323,6 +323,16 @@ async fn what_is_old_goes_in_small_parts(store: Store) {
     store.close().await;
 }
 
+/// All parts of an export, put together, and how many there were.
+async fn exported(mut export: crate::Export) -> (usize, Vec<u8>) {
+    let (mut parts, mut whole) = (0, Vec::new());
+    while let Some(part) = export.next().await.unwrap() {
+        parts += 1;
+        whole.extend_from_slice(&part);
+    }
+    (parts, whole)
+}
+
 async fn an_export_is_the_whole_in_parts(store: Store) {
     let store = Arc::new(store);
     let lease = lease(&store, "one").await;
@@ -332,22 +342,71 @@ async fn an_export_is_the_whole_in_parts(store: Store) {
         .write(&store.turn().await, &batch(&lease, &attempts, 1100))
         .await
         .unwrap();
+    let now = Millis(attempts[0].started_ms + 1);
+    let export =
+        |filter, format| crate::Export::new(Arc::clone(&store), "shop", filter, format, now);
     for (format, lines) in [
         (crate::ExportFormat::Csv, 1101),
         (crate::ExportFormat::JsonLines, 1100),
     ] {
-        let mut export =
-            crate::Export::new(Arc::clone(&store), "shop", AttemptFilter::default(), format);
-        let mut parts = 0;
-        let mut whole = String::new();
-        while let Some(part) = export.next().await.unwrap() {
-            parts += 1;
-            whole.push_str(std::str::from_utf8(&part).unwrap());
-        }
+        let (parts, whole) = exported(export(AttemptFilter::default(), format)).await;
+        let whole = String::from_utf8(whole).unwrap();
         assert_eq!((parts, whole.lines().count()), (3, lines));
         let safe = whole.contains("\"'=cmd");
         assert_eq!(safe, format == crate::ExportFormat::Csv);
     }
+    let pdf = |filter| exported(export(filter, crate::ExportFormat::Pdf));
+    let (parts, whole) = pdf(AttemptFilter::default()).await;
+    // What every file has at its end comes behind the attempts.
+    assert_eq!(parts, 4);
+    let text = testing::pdf_text(&whole).concat();
+    assert_eq!(text.matches("2023-11-14 22:13:20.000").count(), 1100);
+    assert!(text.contains("=cmd|' /C calc'!A0"), "{text}");
+    let none = AttemptFilter {
+        to: Some(Millis(attempts[0].started_ms)),
+        ..AttemptFilter::default()
+    };
+    let (_, whole) = pdf(none).await;
+    assert!(testing::pdf_text(&whole)[0].contains("No attempts."));
+    store.close().await;
+}
+
+async fn a_summary_counts_what_a_filter_takes(store: Store) {
+    let lease = lease(&store, "one").await;
+    let mut attempts: Vec<_> = (0..100).map(|n| attempt(n, 0, "a")).collect();
+    for (line, n) in attempts.iter_mut().zip(0..) {
+        line.started_ms += n * 60_000;
+        line.outcome = if n % 10 == 0 {
+            "exhausted"
+        } else {
+            "delivered"
+        };
+        line.webhook = if n < 50 { "a" } else { "b" }.into();
+    }
+    store
+        .write(&store.turn().await, &batch(&lease, &attempts, 100))
+        .await
+        .unwrap();
+    let (first, last) = (attempts[0].started_ms, attempts[99].started_ms);
+    let all = AttemptFilter::default();
+    let whole = store.attempt_summary("shop", &all).await.unwrap();
+    assert_eq!(whole.count, 100);
+    assert_eq!(whole.outcomes, [90, 0, 10, 0, 0, 0]);
+    assert_eq!(whole.interval, Some((Millis(first), Millis(last))));
+    assert_eq!(whole.step_ms, 120_000);
+    assert!(whole.series.len() <= 51);
+    let sums = whole.series.iter().flat_map(|(_, counts)| counts);
+    assert_eq!(sums.sum::<u64>(), 100);
+    let some = AttemptFilter {
+        webhook: Some("b".into()),
+        outcome: Some("exhausted".into()),
+        from: Some(Millis(first + 60 * 60_000)),
+        ..AttemptFilter::default()
+    };
+    let some = store.attempt_summary("shop", &some).await.unwrap();
+    assert_eq!((some.count, some.outcomes[2], some.series.len()), (4, 4, 4));
+    let none = store.attempt_summary("other", &all).await.unwrap();
+    assert_eq!(none, AttemptSummary::default());
     store.close().await;
 }
 
@@ -476,6 +535,68 @@ async fn every_list_enters_an_index() {
     store.close().await;
 }
 
+#[tokio::test]
+async fn who_reads_makes_nothing_and_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}?mode=rwc", dir.path().join("h.db").display());
+    let all = AttemptFilter::default();
+    let reader = Store::reader(&url).unwrap();
+    let absent = reader.attempts("shop", &all, None, 10).await;
+    let error = absent.unwrap_err().to_string();
+    assert!(error.contains("is not there yet"), "{error}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    reads_what_another_writes(Store::new(&url).unwrap(), reader).await;
+
+    // Who wrote it is gone.
+    let reader = Store::reader(&url).unwrap();
+    let page = reader.attempts("shop", &all, None, 10).await.unwrap();
+    assert_eq!(page.items.len(), 1);
+    let raised = "UPDATE _sqlx_migrations SET version = version + 100";
+    for statement in [raised, "DELETE FROM attempts"] {
+        let refused = sqlx::query(statement).execute(&reader.pool).await;
+        assert!(refused.is_err(), "{statement}");
+    }
+    reader.close().await;
+    let writer = Store::new(&url).unwrap();
+    let pool = writer.pool().await.unwrap();
+    sqlx::query(raised).execute(pool).await.unwrap();
+    writer.close().await;
+    let reader = Store::reader(&url).unwrap();
+    let newer = reader.attempt("shop", "dlv_x.0.1").await;
+    let error = newer.unwrap_err().to_string();
+    assert!(error.contains("a newer version"), "{error}");
+}
+
+#[tokio::test]
+async fn who_reads_postgres_changes_nothing() {
+    let Some(server) = testing::postgres() else {
+        return;
+    };
+    let (writer, reader) = server.writer_and_reader();
+    let absent = reader.attempt("shop", "dlv_x.0.1").await;
+    let error = absent.unwrap_err().to_string();
+    assert!(error.contains("is not there yet"), "{error}");
+    reads_what_another_writes(writer, reader).await;
+}
+
+async fn reads_what_another_writes(writer: Store, reader: Store) {
+    let lease = lease(&writer, "one").await;
+    writer
+        .write(
+            &writer.turn().await,
+            &batch(&lease, &[attempt(0, 0, "a")], 1),
+        )
+        .await
+        .unwrap();
+    let all = AttemptFilter::default();
+    let page = reader.attempts("shop", &all, None, 10).await.unwrap();
+    assert_eq!(page.items.len(), 1);
+    let changed = sqlx::query("DELETE FROM attempts").execute(&reader.pool);
+    assert!(changed.await.is_err());
+    reader.close().await;
+    writer.close().await;
+}
+
 /// Each function on both databases.
 macro_rules! both_stores {
     ($($name:ident),+ $(,)?) => {
@@ -504,6 +625,7 @@ both_stores!(
     a_delivery_stands_as_its_last_attempt_says,
     what_is_old_goes_in_small_parts,
     an_export_is_the_whole_in_parts,
+    a_summary_counts_what_a_filter_takes,
     a_store_of_another_system_is_refused,
 );
 

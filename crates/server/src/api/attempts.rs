@@ -9,33 +9,15 @@ use axum::http::header;
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use futures::stream;
-use hookline_history::{
-    AttemptFilter, Export, ExportFormat, OUTCOMES, Place, StatusFilter, StoreError,
-};
+use hookline_history::{AttemptFilter, Export, ExportFormat, Place, StoreError};
 use hookline_model::topics::Topic;
 use serde_json::json;
 
 use super::Problem;
 use super::caller::{Caller, Read};
 use super::request::Parameters;
+use crate::attempt_filter::{self, NAMES};
 use crate::output::Chain;
-
-/// The parameters that choose attempts.
-const FILTER: [&str; 13] = [
-    "webhook",
-    "outcome",
-    "status",
-    "error_class",
-    "attempt",
-    "endpoint",
-    "delivery",
-    "event_id",
-    "event_type",
-    "key",
-    "contact",
-    "from",
-    "to",
-];
 
 /// `GET …/attempts`, latest first.
 pub(super) async fn list(
@@ -43,7 +25,7 @@ pub(super) async fn list(
     Path(project): Path<String>,
     parameters: Parameters,
 ) -> Result<Response, Problem> {
-    parameters.only(&[&FILTER[..], &["limit", "cursor"]].concat())?;
+    parameters.only(&[&NAMES[..], &["limit", "cursor"]].concat())?;
     let filter = filter(&parameters)?;
     let page = parameters.page(&format!("attempts/{project}"))?;
     let after = match page.after() {
@@ -90,13 +72,14 @@ pub(super) async fn export(
     Path(project): Path<String>,
     parameters: Parameters,
 ) -> Result<Response, Problem> {
-    parameters.only(&[&FILTER[..], &["format"]].concat())?;
+    parameters.only(&[&NAMES[..], &["format"]].concat())?;
     let filter = filter(&parameters)?;
     let word = parameters.text("format").unwrap_or_else(|| "jsonl".into());
     let format = ExportFormat::from_word(&word)
-        .ok_or_else(|| Problem::parameter("format", "must be csv or jsonl"))?;
+        .ok_or_else(|| Problem::parameter("format", "must be csv, jsonl or pdf"))?;
     let store = Arc::clone(&caller.api.history);
-    let mut export = Export::new(store, &project, filter, format);
+    let now = caller.api.clock.now();
+    let mut export = Export::new(store, &project, filter, format, now);
     // When the store does not answer at all, that is said in time.
     let first = export.next().await.map_err(unanswered)?;
     let parts = stream::try_unfold((first, export), |(part, mut export)| async move {
@@ -122,85 +105,20 @@ pub(super) async fn export(
 
 /// What the parameters choose.
 fn filter(parameters: &Parameters) -> Result<AttemptFilter, Problem> {
-    let outcome = parameters.text("outcome");
-    if let Some(word) = &outcome
-        && !OUTCOMES.contains(&word.as_str())
-    {
-        let message = format!("must be one of: {}", OUTCOMES.join(", "));
-        return Err(Problem::parameter("outcome", message));
-    }
-    let status = match parameters.text("status") {
-        None => None,
-        Some(text) => Some(status(&text).ok_or_else(|| {
-            Problem::parameter(
-                "status",
-                "must be a status such as 503, or a class such as 5xx",
-            )
-        })?),
-    };
-    let attempt = match parameters.text("attempt") {
-        None => None,
-        Some(text) => Some(
-            text.parse()
-                .map_err(|_| Problem::parameter("attempt", "must be a number"))?,
-        ),
-    };
-    Ok(AttemptFilter {
-        webhook: parameters.text("webhook"),
-        outcome,
-        status,
-        error_class: parameters.text("error_class"),
-        attempt,
-        endpoint: parameters.text("endpoint"),
-        delivery: parameters.text("delivery"),
-        event_id: parameters.text("event_id"),
-        event_type: parameters.text("event_type"),
-        key: parameters.text("key"),
-        contact: parameters.text("contact"),
-        from: parameters.moment("from")?,
-        to: parameters.moment("to")?,
-    })
-}
-
-/// `503` or `5xx`.
-fn status(text: &str) -> Option<StatusFilter> {
-    let digits = |text: &&str| text.bytes().all(|b| b.is_ascii_digit());
-    if let Some(class) = text.strip_suffix("xx") {
-        let class = Some(class).filter(digits)?.parse().ok()?;
-        return (1..=9)
-            .contains(&class)
-            .then_some(StatusFilter::Class(class));
-    }
-    let status = Some(text).filter(digits)?.parse().ok()?;
-    (100..=999)
-        .contains(&status)
-        .then_some(StatusFilter::Exactly(status))
+    let chosen = attempt_filter::read(|name| parameters.given(name));
+    chosen.map_err(|error| Problem::parameter(&error.field, error.message))
 }
 
 /// The store does not answer; everything else goes on.
 pub(super) fn unanswered(error: StoreError) -> Problem {
     match error {
         StoreError::Damaged { .. } => Problem::internal(&error),
-        StoreError::Late => Problem::unavailable(error.to_string()),
+        StoreError::Late | StoreError::Unready(_) => Problem::unavailable(error.to_string()),
         other => {
             tracing::warn!(error = %Chain(&other), "somebody asked what happened, and the history store does not answer");
             Problem::unavailable(
                 "the history store does not answer; deliveries go on, and what is missed is caught up",
             )
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_status_is_a_number_or_a_class() {
-        assert_eq!(status("503"), Some(StatusFilter::Exactly(503)));
-        assert_eq!(status("5xx"), Some(StatusFilter::Class(5)));
-        for wrong in ["", "xx", "0xx", "55xx", "50", "1000", "+200", "-1xx", "abc"] {
-            assert_eq!(status(wrong), None, "{wrong}");
         }
     }
 }

@@ -287,6 +287,11 @@ impl Parameters {
         }
     }
 
+    /// What is given, as it is.
+    pub(crate) fn given(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
     /// A text, if it is there and not empty.
     pub(crate) fn text(&self, name: &str) -> Option<String> {
         self.0.get(name).filter(|text| !text.is_empty()).cloned()
