@@ -45,6 +45,8 @@ pub(crate) enum Command {
     Publish(PublishArgs),
     /// Follow attempts as they happen
     Tail(TailArgs),
+    /// Write the delivery log to a file: a table, lines of JSON, or pages to print
+    Export(ExportArgs),
     /// Start deliveries over that ended without success
     Redrive(RedriveArgs),
     /// Send events of a range of time to a webhook again
@@ -391,6 +393,96 @@ pub(crate) struct PublishArgs {
     /// How to print.
     #[command(flatten)]
     pub(crate) output: OutputArgs,
+}
+
+/// `hookline export`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ExportArgs {
+    /// The project whose attempts are meant
+    #[arg(long, value_name = "PROJECT")]
+    pub(crate) project: String,
+    /// How the file is written
+    #[arg(long, value_name = "FORMAT", default_value = "jsonl", value_parser = hookline_history::ExportFormat::WORDS)]
+    pub(crate) format: String,
+    /// Where to; '-' is standard output
+    #[arg(long, value_name = "FILE", default_value = "-")]
+    pub(crate) output_file: PathBuf,
+    /// Which attempts.
+    #[command(flatten)]
+    pub(crate) filter: AttemptArgs,
+    /// Where the configuration is.
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// How to print what was done, where the file is not standard output.
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// Which attempts are meant: all that are given must hold.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct AttemptArgs {
+    /// Only those to this webhook
+    #[arg(long, value_name = "WEBHOOK")]
+    pub(crate) webhook: Option<String>,
+    /// Only those with this outcome: delivered, failed, exhausted, refused, expired or cancelled
+    #[arg(long, value_name = "OUTCOME")]
+    pub(crate) outcome: Option<String>,
+    /// Only those answered so (`503`, `5xx`)
+    #[arg(long, value_name = "STATUS")]
+    pub(crate) status: Option<String>,
+    /// Only those that failed so (`timeout`)
+    #[arg(long, value_name = "CLASS")]
+    pub(crate) error_class: Option<String>,
+    /// Only those with this number
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) attempt: Option<String>,
+    /// Only those sent to this URL; its query does not matter
+    #[arg(long, value_name = "URL")]
+    pub(crate) endpoint: Option<String>,
+    /// Only those of this delivery
+    #[arg(long, value_name = "DELIVERY")]
+    pub(crate) delivery: Option<String>,
+    /// Only those of events with this id
+    #[arg(long, value_name = "ID")]
+    pub(crate) event_id: Option<String>,
+    /// Only those of events of this type
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) event_type: Option<String>,
+    /// Only those of events with this key
+    #[arg(long, value_name = "KEY")]
+    pub(crate) key: Option<String>,
+    /// Only those about a contact with this id, e-mail address or phone number
+    #[arg(long, value_name = "CONTACT")]
+    pub(crate) contact: Option<String>,
+    /// Only those begun then or later (RFC 3339)
+    #[arg(long, value_name = "TIME")]
+    pub(crate) from: Option<String>,
+    /// Only those begun before (RFC 3339)
+    #[arg(long, value_name = "TIME")]
+    pub(crate) to: Option<String>,
+}
+
+impl AttemptArgs {
+    /// What is given, by the word of the API.
+    pub(crate) fn given(&self, name: &str) -> Option<&str> {
+        let given = match name {
+            "webhook" => &self.webhook,
+            "outcome" => &self.outcome,
+            "status" => &self.status,
+            "error_class" => &self.error_class,
+            "attempt" => &self.attempt,
+            "endpoint" => &self.endpoint,
+            "delivery" => &self.delivery,
+            "event_id" => &self.event_id,
+            "event_type" => &self.event_type,
+            "key" => &self.key,
+            "contact" => &self.contact,
+            "from" => &self.from,
+            "to" => &self.to,
+            _ => &None,
+        };
+        given.as_deref()
+    }
 }
 
 /// `hookline redrive`.

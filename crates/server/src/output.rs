@@ -59,6 +59,21 @@ pub(crate) fn progress(line: &str) {
     eprint!("\r\u{1b}[K{}", Plain(line));
 }
 
+/// Signs of a whole bar.
+const BAR: usize = 30;
+
+/// `[######        ]  42 %  4200 of 10000 attempts`; without an end only how many.
+pub(crate) fn bar(done: u64, of: Option<u64>, what: &str) -> String {
+    let Some(of) = of else {
+        return format!("{done} {what}");
+    };
+    // What came in since it was counted makes no bar longer.
+    let share = |whole: u64| (done.min(of) * whole).checked_div(of).unwrap_or(whole);
+    let full = usize::try_from(share(BAR as u64)).unwrap_or(BAR);
+    let bar = "#".repeat(full.min(BAR));
+    format!("[{bar:<BAR$}] {:>3} %  {done} of {of} {what}", share(100))
+}
+
 /// One line on standard output.
 ///
 /// # Errors
@@ -72,8 +87,16 @@ pub(crate) fn say(line: impl fmt::Display) -> Result<(), Exit> {
 /// # Errors
 /// [`Exit::Unread`] when the reader is gone.
 pub(crate) fn say_raw(text: &str) -> Result<(), Exit> {
+    say_bytes(text.as_bytes())
+}
+
+/// Bytes on standard output as they are.
+///
+/// # Errors
+/// [`Exit::Unread`] when the reader is gone.
+pub(crate) fn say_bytes(bytes: &[u8]) -> Result<(), Exit> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())
+    out.write_all(bytes)
         .and_then(|()| out.flush())
         .map_err(|error| match error.kind() {
             io::ErrorKind::BrokenPipe => Exit::Unread,
@@ -127,6 +150,15 @@ mod tests {
     #[test]
     fn foreign_text_cannot_write_on_the_terminal() {
         assert_eq!(Plain("a\u{1b}[31mb\nc").to_string(), "a\\u{1b}[31mb\\nc");
+    }
+
+    #[test]
+    fn a_bar_grows_to_its_end_and_no_further() {
+        assert!(bar(0, Some(10), "rows").ends_with("]   0 %  0 of 10 rows"));
+        assert!(bar(5, Some(10), "rows").starts_with("[###############               ]  50 %"));
+        assert!(bar(12, Some(10), "rows").contains("#] 100 %  12 of 10"));
+        assert!(bar(0, Some(0), "rows").contains("#] 100 %"));
+        assert_eq!(bar(7, None, "rows"), "7 rows");
     }
 
     #[test]

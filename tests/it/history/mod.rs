@@ -1,6 +1,7 @@
 //! What became of events, as the history shows it: through the real program, on both engines and both databases.
 
 mod asked;
+mod exported;
 mod pulled;
 mod stored;
 

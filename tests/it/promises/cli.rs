@@ -64,6 +64,7 @@ async fn wrong_usage_exits_with_2_and_names_the_flag() {
         "serve",
         "publish",
         "tail",
+        "export",
         "apply",
         "get",
         "preset",

@@ -16,7 +16,7 @@ use super::open;
 use crate::cli::{FollowArgs, RedriveArgs, ReplayArgs};
 use crate::engine::System;
 use crate::jobs::{Maker, NotMade};
-use crate::output::{Chain, Exit, complain, progress, say, say_json};
+use crate::output::{Chain, Exit, bar, complain, progress, say, say_json};
 use crate::shown;
 use crate::signals::StopSignals;
 
@@ -24,8 +24,6 @@ use crate::signals::StopSignals;
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// A job that nobody has taken for so long is spoken of.
 const TAKEN_WITHIN: Duration = Duration::from_secs(5);
-/// Signs of a whole bar.
-const BAR: usize = 30;
 
 /// Starts deliveries over.
 ///
@@ -198,18 +196,12 @@ fn tell(entry: &JobEntry, json: bool) -> Result<(), Exit> {
 /// `[######        ]  42 %  4200 of 10000 records, 3100 started over`
 fn line(entry: &JobEntry) -> String {
     let (read, of) = entry.job.read_of();
-    let share = |whole: u64| (read * whole).checked_div(of).unwrap_or(whole);
-    let full = usize::try_from(share(BAR as u64)).unwrap_or(BAR);
-    let bar = format!("{:<BAR$}", "#".repeat(full.min(BAR)));
     let state = match entry.job.status {
         JobStatus::Running => String::new(),
         other => format!(" ({other})"),
     };
-    format!(
-        "[{bar}] {:>3} %  {read} of {of} records, {} started over{state}",
-        share(100),
-        entry.job.counts.written
-    )
+    let bar = bar(read, Some(of), "records");
+    format!("{bar}, {} started over{state}", entry.job.counts.written)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 mod apply;
 mod by_hand;
 mod check_config;
+mod export;
 mod get;
 mod jobs;
 pub(crate) mod keys;
@@ -37,6 +38,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Exit> {
         Command::Keys(args) => keys::run(args).await,
         Command::Publish(args) => publish::run(args).await,
         Command::Tail(args) => tail::run(args).await,
+        Command::Export(args) => export::run(args).await,
         Command::Redrive(args) => jobs::redrive(args).await,
         Command::Replay(args) => jobs::replay(args).await,
         Command::Retry(args) => by_hand::retry(args).await,
@@ -55,6 +57,10 @@ fn configure(args: &ConfigArgs) -> Result<Arc<Config>, Exit> {
 
 /// The system for a short command.
 async fn open(args: &ConfigArgs) -> Result<System, Exit> {
-    let config = configure(args)?;
-    System::open(&config, Access::Command, Arc::new(SystemClock)).await
+    open_with(&configure(args)?).await
+}
+
+/// The system of a configuration, likewise.
+async fn open_with(config: &Arc<Config>) -> Result<System, Exit> {
+    System::open(config, Access::Command, Arc::new(SystemClock)).await
 }
