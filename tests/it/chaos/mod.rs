@@ -3,10 +3,14 @@
 
 mod cases;
 mod changed;
+mod flapping;
 mod judge;
+mod many_hang;
 mod recovered;
+mod slow;
 mod throttled;
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -176,11 +180,48 @@ impl Healthy {
         tokio::time::sleep(BETWEEN).await;
     }
 
+    /// Wave after wave as long as something else lasts, and at least a few.
+    async fn waves_during<T>(&mut self, publisher: &Api, other: impl Future<Output = T>) -> T {
+        let over = Cell::new(false);
+        let other = async {
+            let outcome = other.await;
+            over.set(true);
+            outcome
+        };
+        let waves = async {
+            let mut waves = 0;
+            while !over.get() || waves < CALM {
+                self.wave(publisher).await;
+                waves += 1;
+            }
+        };
+        tokio::join!(other, waves).0
+    }
+
     /// Of the requests but for the first so many: the time since the event was published, as the 99th of a hundred, and the longest.
     fn latencies(&self, but: usize) -> (Duration, Duration) {
         let mut all: Vec<_> = self.receiver.all().iter().skip(but).map(latency).collect();
         all.sort_unstable();
         (all[all.len() * 99 / 100], all[all.len() - 1])
+    }
+
+    /// Those after the first so many waited no longer than what nobody notices, or twice as long as those before; the very first wave apart. Three of
+    /// four requests decide: whoever holds the others up does so for longer than a machine stands still.
+    #[track_caller]
+    fn assert_unnoticed(&self, what: &str, calm: usize) {
+        let three_of_four = |mut part: Vec<Duration>| {
+            part.sort_unstable();
+            part[part.len() * 3 / 4]
+        };
+        let all: Vec<_> = self.receiver.all().iter().map(latency).collect();
+        let (before, during) = all.split_at(calm * HEALTHY);
+        let before = three_of_four(before.iter().skip(WAVE * HEALTHY).copied().collect());
+        let during = three_of_four(during.to_vec());
+        hookline_tests::say(&format!(
+            "{what}: three of four of the healthy within {during:?}, before {before:?}"
+        ));
+        let allowed = NOTICED.max(before * 2);
+        assert!(during <= allowed, "{what}: {during:?}, before {before:?}");
     }
 
     fn assert_nothing_missing(&self) {
