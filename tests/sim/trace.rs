@@ -187,5 +187,6 @@ fn entry(entry: &Entry) -> String {
         Entry::Repeats(r) => format!("skip {}-{}", at(r.from), at(r.to)),
         Entry::Ended(e) => format!("ended {}/{}", short(&e.delivery_id), e.run),
         Entry::Commands(c) => format!("commands {}", c.before),
+        Entry::Held(h) => format!("held {} below {}", h.ranges.len(), h.edge),
     }
 }

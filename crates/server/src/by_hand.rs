@@ -68,13 +68,13 @@ pub(crate) enum NotDone {
     #[error("the registry has no layout yet; try again")]
     NoLayout,
     /// It is not known whether the event is kept.
-    #[error("the event of the delivery was not found: {0}")]
-    Kept(KeptError),
+    #[error("it is not known whether the event of the delivery is kept")]
+    Kept(#[source] KeptError),
     /// It is not known what became of the delivery.
     #[error("the history store does not answer")]
     Store(#[from] StoreError),
     /// It is not known whether it will be done.
-    #[error("the command may not be stored: {0}")]
+    #[error("the command may not be stored")]
     Journal(#[from] JournalError),
 }
 

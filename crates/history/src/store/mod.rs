@@ -230,7 +230,9 @@ impl Store {
         self.migrated
             .get_or_try_init(|| async {
                 match self.used {
-                    Use::All | Use::Filling => Ok(migrator(MIGRATIONS.len()).run(&self.pool).await?),
+                    Use::All | Use::Filling => {
+                        Ok(migrator(MIGRATIONS.len()).run(&self.pool).await?)
+                    }
                     Use::Reading => self.ready().await,
                 }
             })
@@ -312,8 +314,8 @@ fn sqlite_url(url: &str, used: Use) -> String {
         .replace('#', "%23")
         .replace(' ', "%20");
     match used {
-        Use::All if query.contains("mode=") => format!("{path}?{query}"),
-        Use::All => format!("{path}?{query}mode=rwc"),
+        Use::All | Use::Filling if query.contains("mode=") => format!("{path}?{query}"),
+        Use::All | Use::Filling => format!("{path}?{query}mode=rwc"),
         Use::Reading => {
             let others = query.split('&').filter(|pair| !pair.starts_with("mode="));
             let others: Vec<_> = others.collect();

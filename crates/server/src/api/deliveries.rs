@@ -81,7 +81,7 @@ pub(super) fn not_done(why: NotDone) -> Problem {
         NotDone::Store(error) => unanswered(error),
         NotDone::NoLayout | NotDone::Kept(_) | NotDone::Journal(_) => {
             tracing::warn!(error = %Chain(&why), "a command was not given");
-            Problem::unavailable(why.to_string())
+            Problem::unavailable(Chain(&why).to_string())
         }
     }
 }

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use hookline_history::Store;
 use hookline_model::ids::DeliveryId;
 use hookline_model::wire::{self, command::What};
 use hookline_registry::Snapshot;
@@ -13,7 +14,6 @@ use super::open;
 use crate::by_hand::{ByHand, Done, NotDone};
 use crate::cli::{DeliveryArgs, HeadArgs};
 use crate::engine::System;
-use crate::history;
 use crate::output::{Exit, say, say_json};
 
 /// Sends a delivery now.
@@ -23,7 +23,7 @@ use crate::output::{Exit, say, say_json};
 pub(crate) async fn retry(args: DeliveryArgs) -> Result<(), Exit> {
     let (id, project) = (args.delivery.as_str(), args.project.as_str());
     on(&args, async |system, by_hand, snapshot| {
-        let store = history::store(&system.config)?;
+        let store = store(system)?;
         let done = by_hand.retry(&store, snapshot, project, id).await;
         done.map_err(not_done)
     })
@@ -37,7 +37,7 @@ pub(crate) async fn retry(args: DeliveryArgs) -> Result<(), Exit> {
 pub(crate) async fn cancel(args: DeliveryArgs) -> Result<(), Exit> {
     let (id, project) = (args.delivery.as_str(), args.project.as_str());
     on(&args, async |system, by_hand, snapshot| {
-        let store = history::store(&system.config)?;
+        let store = store(system)?;
         let done = by_hand.cancel(&store, snapshot, project, id).await;
         done.map_err(not_done)
     })
@@ -109,10 +109,16 @@ async fn on(
     }
 }
 
+/// The store, as it is: who asks makes nothing in it.
+fn store(system: &System) -> Result<Store, Exit> {
+    let store = Store::reader(&system.config.history.url);
+    store.map_err(|error| Exit::usage(format!("history.url: {error}")))
+}
+
 fn not_done(why: NotDone) -> Exit {
     match why {
         // The store says what is wrong with it.
         NotDone::Store(error) => Exit::from_error(&error),
-        why => Exit::failed(why.to_string()),
+        why => Exit::from_error(&why),
     }
 }
