@@ -78,7 +78,7 @@ pub async fn kept_event(
     while began.elapsed() < CAUGHT_UP_WITHIN && place(store, delivery).await?.is_none() {
         sleep(LOOK_EVERY).await;
     }
-    Ok(of_events(journal, prefix, store, delivery).await?)
+    of_events(journal, prefix, store, delivery).await
 }
 
 async fn place(store: &Store, delivery: &DeliveryView) -> Result<Option<(u32, u64)>, StoreError> {
