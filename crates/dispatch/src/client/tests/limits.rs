@@ -107,6 +107,7 @@ async fn trailers_without_end_end() {
     assert!(answer.duration < Duration::from_secs(4));
 }
 
+/// E26.
 #[tokio::test]
 async fn an_answer_at_the_deadline_has_one_verdict_and_costs_one_request() {
     const EACH: usize = 8;

@@ -202,6 +202,7 @@ async fn nobody_listening_is_refused() {
     assert!(!answer.detail.contains("127"));
 }
 
+/// E24, with the ones below.
 #[tokio::test]
 async fn failures_of_the_resolver_have_their_classes() {
     for (text, class) in [
@@ -244,4 +245,51 @@ async fn a_name_is_looked_up_once_for_all_who_ask() {
     tokio::time::resume();
     resolver.addresses("a.example").await.expect("found");
     assert_eq!(asked.load(Ordering::SeqCst), 2);
+}
+
+/// Some name servers take half a minute: that costs those who asked for these names, up to their budget, and the others nothing, until very many
+/// such names take all turns.
+#[tokio::test]
+async fn a_slow_name_server_delays_only_its_own_names() {
+    let gate = Arc::new((parking_lot::Mutex::new(false), parking_lot::Condvar::new()));
+    let busy = Arc::new((AtomicUsize::new(0), AtomicUsize::new(0)));
+    let (waits, counts) = (Arc::clone(&gate), Arc::clone(&busy));
+    let look_up: LookUp = Arc::new(move |name| {
+        if name.starts_with("slow") {
+            let now = counts.0.fetch_add(1, Ordering::SeqCst) + 1;
+            counts.1.fetch_max(now, Ordering::SeqCst);
+            let mut open = waits.0.lock();
+            while !*open {
+                waits.1.wait(&mut open);
+            }
+            counts.0.fetch_sub(1, Ordering::SeqCst);
+        }
+        Ok(vec!["127.0.0.1".parse().expect("address")])
+    });
+    let resolver = Resolver::new(look_up);
+    let few = (0..20).map(|n| format!("slow{n}.example"));
+    let few: Vec<_> = few.collect();
+    let mut slow = futures::future::join_all(few.iter().map(|name| resolver.addresses(name)));
+    assert!(futures::poll!(&mut slow).is_pending());
+    for n in 0..50 {
+        let quick = resolver.addresses(&format!("quick{n}.example")).await;
+        assert!(quick.is_ok());
+    }
+    assert!(futures::poll!(&mut slow).is_pending());
+    let many: Vec<_> = (20..120).map(|n| format!("slow{n}.example")).collect();
+    let mut more = futures::future::join_all(many.iter().map(|name| resolver.addresses(name)));
+    assert!(futures::poll!(&mut more).is_pending());
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(6)).await;
+    tokio::time::resume();
+    for answer in slow.await.into_iter().chain(more.await) {
+        assert_eq!(
+            answer.map_err(|failure| failure.class),
+            Err(ErrorClass::DnsTimeout)
+        );
+    }
+    *gate.0.lock() = true;
+    gate.1.notify_all();
+    assert!(resolver.addresses("quick.example").await.is_ok());
+    assert!(busy.1.load(Ordering::SeqCst) <= 64, "each holds a thread");
 }
