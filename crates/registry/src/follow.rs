@@ -104,7 +104,7 @@ impl Follow {
         let mut changes = self.published.subscribe();
         loop {
             changes.mark_unchanged();
-            if let Some(found) = look(&self.view.lock()) {
+            if let Some(found) = self.look(&mut look) {
                 return Ok(found);
             }
             if let Some(error) = self.failed.lock().clone() {
@@ -115,7 +115,7 @@ impl Follow {
                 changed = changes.changed() => changed.unwrap_or_default(),
                 mut place = self.reader.lock() => {
                     // Whoever had the reader before may have read just what is looked for; nothing else might ever come.
-                    if let Some(found) = look(&self.view.lock()) {
+                    if let Some(found) = self.look(&mut look) {
                         return Ok(found);
                     }
                     self.step(&mut place).await?;
@@ -124,6 +124,13 @@ impl Follow {
                 }
             }
         }
+    }
+
+    /// Looks in the view. What is found there everybody sees from then on: whoever had the reader may have read it, and not yet published it.
+    fn look<T>(&self, look: &mut impl FnMut(&View) -> Option<T>) -> Option<T> {
+        let found = look(&self.view.lock())?;
+        self.publish();
+        Some(found)
     }
 
     /// Takes the next records. Cancel safe: nothing is awaited between reading and applying.
@@ -168,7 +175,13 @@ impl Follow {
     }
 
     fn publish(&self) {
-        let snapshot = Arc::new(self.view.lock().snapshot.clone());
+        let snapshot = {
+            let view = self.view.lock();
+            if view.snapshot.offset <= self.published.borrow().offset {
+                return;
+            }
+            Arc::new(view.snapshot.clone())
+        };
         self.published.send_if_modified(|published| {
             let newer = snapshot.offset > published.offset;
             if newer {

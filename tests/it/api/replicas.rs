@@ -10,6 +10,33 @@ use super::{shop, webhook};
 /// Rounds of conflicting updates.
 const ROUNDS: u64 = 25;
 
+/// What one has answered for, the other knows at once: it has looked a moment ago, and looks again before it says no.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_project_made_by_one_is_there_for_the_other() {
+    let site = Site::new(Engine::Kafka).await;
+    let first = site.start().await;
+    let second = site
+        .start_with(&Start::roles("api,ingest").named("second"))
+        .await;
+    let admin = shop(&site, &first).await;
+    let other = admin.at(&second);
+    for n in 0..10 {
+        assert_eq!(other.ask("GET", "/v1/projects/shop").await.status, 200);
+        let project = json!({"id": format!("p{n}")});
+        let made = admin.send("POST", "/v1/projects", &project).await;
+        assert_eq!(made.status, 201, "{}", made.body);
+        let path = format!("/v1/projects/p{n}/webhooks");
+        let listed = other.ask("GET", &path).await;
+        assert_eq!(listed.status, 200, "{}", listed.body);
+        let event = json!({"type": "a.b", "data": n});
+        let path = format!("/v1/projects/p{n}/events");
+        let published = other.send("POST", &path, &event).await;
+        assert_eq!(published.status, 202, "{}", published.body);
+    }
+    assert!(first.stop().await.success());
+    assert!(second.stop().await.success());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_conflicting_updates_exactly_one_wins_and_a_killed_replica_loses_nothing() {
     let site = Site::new(Engine::Kafka).await;

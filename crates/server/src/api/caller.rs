@@ -99,7 +99,7 @@ impl<R: Right> FromRequestParts<Arc<Pages>> for Caller<R> {
             snapshot = api.refreshed().await?;
             key = accepted(&api, &snapshot, &presented);
         }
-        let caller = Self {
+        let mut caller = Self {
             key: key?,
             api,
             snapshot,
@@ -108,6 +108,10 @@ impl<R: Right> FromRequestParts<Arc<Pages>> for Caller<R> {
         let path = RawPathParams::from_request_parts(parts, pages).await;
         let path = path.map_err(|error| Problem::malformed(error.to_string()))?;
         if let Some((_, id)) = path.iter().find(|(name, _)| *name == "project") {
+            if caller.project(id).is_err() {
+                // As with keys.
+                caller.refreshed().await?;
+            }
             caller.project(id)?;
         }
         if !caller.role().may(R::ACTION) {
