@@ -9,6 +9,7 @@ mod fairness;
 mod hookline;
 mod lanes;
 mod load;
+mod order;
 mod outgoing;
 mod process;
 mod receiver;
@@ -68,6 +69,8 @@ fn main() -> ExitCode {
                 runtime.block_on(outgoing::measure(scale));
             } else if arguments.iter().any(|a| a == "registry") {
                 runtime.block_on(registry::measure(scale));
+            } else if arguments.iter().any(|a| a == "order") {
+                runtime.block_on(order::measure(scale));
             } else if arguments.iter().any(|a| a == "lanes") {
                 runtime.block_on(lanes::measure(scale));
             } else {

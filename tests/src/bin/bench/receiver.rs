@@ -36,6 +36,9 @@ pub(crate) struct Statistics {
     /// Of those that were answered with 200 at once: how many, and the same.
     pub(crate) healthy: usize,
     pub(crate) healthy_age: Spread,
+    /// Events in the requests to `/batch`, and when the first and the last of these came.
+    pub(crate) batched: usize,
+    pub(crate) batched_us: (u64, u64),
     /// From the failed answer to a delivery to its next request.
     pub(crate) again: Spread,
     /// The shortest of those.
@@ -54,6 +57,8 @@ struct Seen {
     ages: Vec<u64>,
     healthy: usize,
     healthy_ages: Vec<u64>,
+    batched: usize,
+    batched_us: (u64, u64),
     failed_at: HashMap<Vec<u8>, u64>,
     again: Vec<u64>,
     example: String,
@@ -221,6 +226,14 @@ fn note(request: &[u8], seen: &Mutex<Seen>) -> &'static [u8] {
             seen.healthy_ages.push(now.saturating_sub(published));
         }
     }
+    if request.starts_with(b"POST /batch") {
+        if seen.batched == 0 {
+            seen.batched_us.0 = now;
+        }
+        let events = request.windows(4).filter(|window| *window == b"\"t\":");
+        seen.batched += events.count();
+        seen.batched_us.1 = now;
+    }
     if request.starts_with(b"POST /fail") {
         return FAILED;
     }
@@ -251,6 +264,8 @@ fn take(seen: &Mutex<Seen>) -> Statistics {
         age: Spread::of(seen.ages),
         healthy: seen.healthy,
         healthy_age: Spread::of(seen.healthy_ages),
+        batched: seen.batched,
+        batched_us: seen.batched_us,
         again_min_us: seen.again.iter().copied().min().unwrap_or(0),
         early: seen.again.iter().filter(|span| **span < 1_000_000).count(),
         again: Spread::of(seen.again),
