@@ -11,7 +11,7 @@ use hookline_model::core::checkpoint::{Checkpoint, CheckpointReader};
 use hookline_model::core::claims::{ClaimReader, Counted, OwnLog};
 use hookline_model::core::held::{Held, HeldRange};
 use hookline_model::core::lane::QueueLimits;
-use hookline_model::core::partition::{Partition, Replayed, Ticket};
+use hookline_model::core::partition::{After, Partition, Replayed, Ticket};
 use hookline_model::ids::{Position, WebhookUid};
 use hookline_model::wire;
 use prost::Message as _;
@@ -357,9 +357,21 @@ async fn finish(
             .map(|position| (position, None)),
     );
     read_back(shared, p, replay.partition.held(), &mut wanted).await?;
+    let found = replay.partition.found();
+    if let Some(lost) = found
+        .iter()
+        .find(|at| wanted.get(at).is_none_or(Option::is_none))
+    {
+        return Err(TakeoverError::Deleted {
+            partition: p,
+            topic: shared.names.deliveries.clone(),
+            start: shared.journal.start(&shared.names.deliveries, p).await?,
+            needed: lost.offset,
+        });
+    }
     hookline_model::fail_point!("takeover-read-back");
     // What was begun and what something follows from are never the same.
-    for position in replay.partition.found() {
+    for position in found {
         if let Some(placed) = wanted.get_mut(&position).and_then(Option::take) {
             replay.partition.restore(placed.read());
         }
@@ -368,13 +380,24 @@ async fn finish(
     let mut unfollowed = Vec::with_capacity(replay.refollow.len());
     for (ticket, (position, attempt)) in replay.refollow {
         let sends = attempt.sends();
-        let payloads = sends
+        let payloads: Vec<Payload> = sends
             .iter()
-            .filter_map(|position| Some(wanted.get(position)?.as_ref()?.payload.clone()));
+            .filter_map(|position| Some(wanted.get(position)?.as_ref()?.payload.clone()))
+            .collect();
+        if payloads.len() < sends.len() {
+            // Deleted, and not among what was moved: whoever did that knew that all of this was acknowledged. Only what the log is read again for
+            // stands before it.
+            if let After::Follow(count) = attempt::after(&attempt) {
+                for _ in 0..count {
+                    replay.partition.followed(position);
+                }
+            }
+            continue;
+        }
         unfollowed.push(Unfollowed {
             ticket,
             position,
-            payloads: payloads.collect(),
+            payloads,
             attempt,
         });
     }
@@ -395,7 +418,7 @@ async fn finish(
     })
 }
 
-/// Reads the wanted sends. All of them are there: `low` keeps them from deletion, or they were copied before it rose above them.
+/// Reads the wanted sends, as far as they are there: `low` keeps what is unsettled from deletion, or it was copied before that rose above it.
 async fn read_back(
     shared: &Shared,
     p: u32,
@@ -412,6 +435,7 @@ async fn read_back(
     }
     let offsets: Vec<u64> = {
         let missing = wanted.iter().filter(|(_, placed)| placed.is_none());
+        let missing = missing.filter(|(position, _)| position.offset >= start);
         let mut offsets: Vec<u64> = missing.map(|(position, _)| position.offset).collect();
         offsets.dedup();
         offsets
@@ -430,15 +454,6 @@ async fn read_back(
             take_wanted(placed, wanted);
         })
         .await?;
-    }
-    if let Some((position, _)) = wanted.iter().find(|(_, placed)| placed.is_none()) {
-        let start = shared.journal.start(topic, p).await?;
-        return Err(TakeoverError::Deleted {
-            partition: p,
-            topic: topic.clone(),
-            start,
-            needed: position.offset,
-        });
     }
     Ok(())
 }

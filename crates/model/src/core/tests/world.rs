@@ -525,9 +525,14 @@ impl Candidate {
             self.partition.restore(world.read_back(&held, position)?);
         }
         self.partition.restored();
-        for follow in &self.follow {
-            world.read_back(&held, follow.position)?;
+        // What is deleted and was not moved was settled for certain: it is read again only for what stands before it.
+        let (there, settled): (Vec<_>, Vec<_>) = std::mem::take(&mut self.follow)
+            .into_iter()
+            .partition(|follow| world.read_back(&held, follow.position).is_ok());
+        for follow in settled {
+            self.partition.followed(follow.position);
         }
+        self.follow = there;
         Ok(Owner::new(self.partition, self.follow, epoch, claim))
     }
 
