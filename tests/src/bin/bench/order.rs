@@ -21,6 +21,8 @@ const PARTITIONS: u32 = 8;
 const HEALTHY: usize = 64;
 /// Events for each of the lanes whose head fails.
 const BEHIND_A_HEAD: usize = 3;
+/// Resources of one file: fewer than it may have.
+const AT_ONCE: usize = 4_000;
 /// Longer than this without anything new means that nothing comes any more.
 const SILENCE: Duration = Duration::from_secs(60);
 
@@ -128,6 +130,9 @@ impl<'a> Run<'a> {
         let waits = "ordered: true\nretry: {jitter: 0, schedule: {list: [10h]}}\n";
         for n in 0..blocked {
             documents += &webhook(&format!("blocked-{n}"), "blocked.all", &url("/fail"), waits);
+            if n % AT_ONCE == 0 {
+                site.apply(&std::mem::take(&mut documents)).await;
+            }
         }
         site.apply(&documents).await;
         let journal = kafka_journal("bench-load");
