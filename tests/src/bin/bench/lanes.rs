@@ -5,27 +5,21 @@
 //! sends unsettled, and started again.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::time::Duration;
 
-use hookline_journal::{Appender, Journal, ReadBudget, StoredRecord, read_until};
+use hookline_journal::{ReadBudget, StoredRecord, read_until};
 use hookline_model::ids::WebhookUid;
 use hookline_model::wire;
-use hookline_tests::program::{Engine, Program, Site, kafka_journal};
+use hookline_tests::program::{Engine, Program, Site};
 use prost::Message as _;
 use tokio::time::Instant;
 
+use crate::healthy::{self, Healthy, PARTITIONS, SILENCE};
 use crate::hookline::{bucket, webhook};
-use crate::load::{event, publish_all, publish_at};
+use crate::load::{event, publish_at};
 use crate::process::{Spread, peak_rss_mib};
 use crate::receiver::ReceiverProcess;
 use crate::{Figure, LATENCY_RATE, Scale, print, say, settle};
-
-const PARTITIONS: u32 = 8;
-/// Healthy webhooks; each gets its share of the events.
-const HEALTHY: usize = 64;
-/// Longer than this without anything new means that nothing comes any more.
-const SILENCE: Duration = Duration::from_secs(30);
 
 /// How much trouble.
 struct Trouble {
@@ -55,15 +49,6 @@ impl Trouble {
 /// Events for each of the webhooks that hang: more than their windows take.
 const HANGING_EVENTS: usize = 20;
 
-struct Run<'a> {
-    site: Site,
-    receiver: &'a ReceiverProcess,
-    journal: Arc<dyn Journal>,
-    appender: Arc<dyn Appender>,
-    topic: String,
-    next: usize,
-}
-
 /// What the healthy webhooks saw.
 struct Seen {
     rate: f64,
@@ -74,10 +59,13 @@ pub(crate) async fn measure(scale: Scale) {
     say("hookline bench, lanes: real Kafka, one machine; this takes several minutes");
     let trouble = Trouble::of(scale);
     let receiver = ReceiverProcess::start().await;
-    let mut run = Run::new(&receiver, &trouble).await;
+    let site = Site::sized(Engine::Kafka, PARTITIONS, "").await;
+    register(&site, &receiver, &trouble).await;
+    let mut run = Healthy::at(site, &receiver).await;
     let program = run.site.start().await;
     say("the healthy alone …");
-    run.warm_up(scale).await;
+    run.drain(scale.deliveries / 4).await;
+    settle().await;
     let alone = run.healthy_twice(scale).await;
     say("trouble: a slow endpoint's backlog, hanging endpoints, one that fails for ever …");
     run.trouble(&trouble, &program).await;
@@ -165,82 +153,30 @@ pub(crate) async fn measure(scale: Scale) {
     ]);
 }
 
-impl<'a> Run<'a> {
-    async fn new(receiver: &'a ReceiverProcess, trouble: &Trouble) -> Self {
-        let site = Site::sized(Engine::Kafka, PARTITIONS, "").await;
-        let url = |path: &str| format!("http://{}{path}", receiver.address());
-        let mut documents = String::new();
-        for n in 0..HEALTHY {
-            documents += &webhook(
-                &format!("h{n}"),
-                &format!("healthy.h{n}"),
-                &url(&format!("/hooks/{n}")),
-                "",
-            );
-        }
-        documents += &webhook("latency", "latency.one", &url("/hooks/latency"), "");
-        documents += &webhook("slow", "slow.one", &url("/slow/300"), "");
+/// Registers the healthy and those that are in trouble.
+async fn register(site: &Site, receiver: &ReceiverProcess, trouble: &Trouble) {
+    let url = |path: &str| format!("http://{}{path}", receiver.address());
+    let mut documents = healthy::webhooks(receiver);
+    documents += &webhook("latency", "latency.one", &url("/hooks/latency"), "");
+    documents += &webhook("slow", "slow.one", &url("/slow/300"), "");
+    documents += &webhook(
+        "failing",
+        "failing.one",
+        &url("/fail"),
+        "retry: {schedule: {fixed: {delay: 5s, times: unlimited}}}\n",
+    );
+    for n in 0..trouble.hanging {
         documents += &webhook(
-            "failing",
-            "failing.one",
-            &url("/fail"),
-            "retry: {schedule: {fixed: {delay: 5s, times: unlimited}}}\n",
+            &format!("hang-{n}"),
+            "hanging.all",
+            &url("/hang"),
+            "deadline: 15s\n",
         );
-        for n in 0..trouble.hanging {
-            documents += &webhook(
-                &format!("hang-{n}"),
-                "hanging.all",
-                &url("/hang"),
-                "deadline: 15s\n",
-            );
-        }
-        site.apply(&documents).await;
-        let journal = kafka_journal("bench-load");
-        let appender = journal.appender("load").await.expect("a producer");
-        let topic = site.topic("events");
-        Self {
-            site,
-            receiver,
-            journal,
-            appender,
-            topic,
-            next: fastrand::usize(..1 << 40),
-        }
     }
+    site.apply(&documents).await;
+}
 
-    async fn publish(&mut self, count: usize, kind: impl Fn(usize) -> String) {
-        let first = self.next;
-        self.next += count;
-        let events = (0..count).map(|n| event(&kind(n), first + n));
-        publish_all(&*self.appender, &self.topic, PARTITIONS, events).await;
-    }
-
-    async fn warm_up(&mut self, scale: Scale) {
-        self.drain(scale.deliveries / 4).await;
-        settle().await;
-    }
-
-    async fn drain(&mut self, count: usize) -> f64 {
-        drop(self.receiver.statistics().await);
-        let begun = Instant::now();
-        self.publish(count, |n| format!("healthy.h{}", n % HEALTHY))
-            .await;
-        let (mut seen, mut since) = (0, Instant::now());
-        while seen < count {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            let new = self.receiver.statistics().await.healthy;
-            seen += new;
-            if new > 0 {
-                since = Instant::now();
-            }
-            assert!(
-                since.elapsed() < SILENCE,
-                "{seen} of {count} came, then nothing"
-            );
-        }
-        count as f64 / begun.elapsed().as_secs_f64()
-    }
-
+impl Healthy<'_> {
     /// Twice, because these machines are noisy; ratios are those of the means.
     async fn healthy_twice(&mut self, scale: Scale) -> [Seen; 2] {
         [self.healthy(scale).await, self.healthy(scale).await]

@@ -6,6 +6,7 @@
 
 mod bare;
 mod fairness;
+mod healthy;
 mod hookline;
 mod lanes;
 mod load;

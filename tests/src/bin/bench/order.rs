@@ -3,36 +3,21 @@
 //! The healthy webhooks are measured alone, then once more while ten thousand ordered lanes wait behind a head that failed, and one, which is paused,
 //! has a million sends waiting; then that one is let go. All of it in one run, so that the ratios mean something on a noisy machine.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use hookline_journal::Appender;
-use hookline_tests::program::{Engine, Program, Site, kafka_journal};
+use hookline_tests::program::{Engine, Program, Site};
 use tokio::time::Instant;
 
+use crate::healthy::{self, Healthy, PARTITIONS, SILENCE};
 use crate::hookline::webhook;
-use crate::load::{event, publish_all};
 use crate::process::peak_rss_mib;
 use crate::receiver::ReceiverProcess;
 use crate::{Figure, Scale, print, say, settle};
 
-const PARTITIONS: u32 = 8;
-/// Healthy webhooks; each gets its share of the events.
-const HEALTHY: usize = 64;
 /// Events for each of the lanes whose head fails.
 const BEHIND_A_HEAD: usize = 3;
 /// Resources of one file: fewer than it may have.
 const AT_ONCE: usize = 4_000;
-/// Longer than this without anything new means that nothing comes any more.
-const SILENCE: Duration = Duration::from_secs(60);
-
-struct Run<'a> {
-    site: Site,
-    receiver: &'a ReceiverProcess,
-    appender: Arc<dyn Appender>,
-    topic: String,
-    next: usize,
-}
 
 pub(crate) async fn measure(scale: Scale) {
     say("hookline bench, order: real Kafka, one machine; this takes several minutes");
@@ -43,29 +28,25 @@ pub(crate) async fn measure(scale: Scale) {
         (1_000, 50_000)
     };
     let receiver = ReceiverProcess::start().await;
-    let mut run = Run::new(&receiver, blocked).await;
+    let site = Site::sized(Engine::Kafka, PARTITIONS, "").await;
+    register(&site, &receiver, blocked).await;
+    let mut run = Healthy::at(site, &receiver).await;
     let program = run.site.start().await;
     say("the healthy alone …");
     run.drain(scale.deliveries / 4).await;
-    let alone = [
-        run.drain(scale.deliveries / 2).await,
-        run.drain(scale.deliveries / 2).await,
-    ];
+    let alone = twice(&mut run, scale).await;
     say("lanes whose head fails, and one that is paused …");
     run.publish(BEHIND_A_HEAD, |_| "blocked.all".to_owned())
         .await;
     run.publish(waiting, |_| "held.one".to_owned()).await;
-    let lanes = run.until_blocked(&program, blocked).await;
+    let lanes = until_blocked(&program, blocked).await;
     say("the healthy beside them …");
-    let beside = [
-        run.drain(scale.deliveries / 2).await,
-        run.drain(scale.deliveries / 2).await,
-    ];
+    let beside = twice(&mut run, scale).await;
     let held_memory = peak_rss_mib(program.pid().as_raw());
     say("the paused one goes on …");
     drop(run.receiver.statistics().await);
     run.site.apply(&held(&receiver, "active")).await;
-    let drained = run.until_drained(waiting).await;
+    let drained = until_drained(&receiver, waiting).await;
     let memory = peak_rss_mib(program.pid().as_raw());
     assert!(program.stop().await.success(), "it stops gracefully");
 
@@ -118,106 +99,72 @@ fn held(receiver: &ReceiverProcess, state: &str) -> String {
     webhook("held", "held.one", &url, &more)
 }
 
-impl<'a> Run<'a> {
-    async fn new(receiver: &'a ReceiverProcess, blocked: usize) -> Self {
-        let site = Site::sized(Engine::Kafka, PARTITIONS, "").await;
-        let url = |path: &str| format!("http://{}{path}", receiver.address());
-        let mut documents = held(receiver, "paused");
-        for n in 0..HEALTHY {
-            let path = format!("/hooks/{n}");
-            documents += &webhook(&format!("h{n}"), &format!("healthy.h{n}"), &url(&path), "");
-        }
-        let waits = "ordered: true\nretry: {jitter: 0, schedule: {list: [10h]}}\n";
-        for n in 0..blocked {
-            documents += &webhook(&format!("blocked-{n}"), "blocked.all", &url("/fail"), waits);
-            if n % AT_ONCE == 0 {
-                site.apply(&std::mem::take(&mut documents)).await;
-            }
-        }
-        site.apply(&documents).await;
-        let journal = kafka_journal("bench-load");
-        Self {
-            appender: journal.appender("load").await.expect("a producer"),
-            topic: site.topic("events"),
-            site,
-            receiver,
-            next: fastrand::usize(..1 << 40),
+/// Registers all of them.
+async fn register(site: &Site, receiver: &ReceiverProcess, blocked: usize) {
+    let mut documents = held(receiver, "paused") + &healthy::webhooks(receiver);
+    let fails = format!("http://{}/fail", receiver.address());
+    let waits = "ordered: true\nretry: {jitter: 0, schedule: {list: [10h]}}\n";
+    for n in 0..blocked {
+        documents += &webhook(&format!("blocked-{n}"), "blocked.all", &fails, waits);
+        if n % AT_ONCE == 0 {
+            site.apply(&std::mem::take(&mut documents)).await;
         }
     }
+    site.apply(&documents).await;
+}
 
-    async fn publish(&mut self, count: usize, kind: impl Fn(usize) -> String) {
-        let first = self.next;
-        self.next += count;
-        let events = (0..count).map(|n| event(&kind(n), first + n));
-        publish_all(&*self.appender, &self.topic, PARTITIONS, events).await;
-    }
-
-    /// From publishing the first to the last request.
-    async fn drain(&mut self, count: usize) -> f64 {
-        drop(self.receiver.statistics().await);
-        let begun = Instant::now();
-        self.publish(count, |n| format!("healthy.h{}", n % HEALTHY))
-            .await;
-        let (mut seen, mut since) = (0, Instant::now());
-        while seen < count {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            let new = self.receiver.statistics().await.healthy;
-            seen += new;
-            if new > 0 {
-                since = Instant::now();
-            }
-            assert!(
-                since.elapsed() < SILENCE,
-                "{seen} of {count} came, then nothing"
-            );
-        }
-        let rate = count as f64 / begun.elapsed().as_secs_f64();
+/// The healthy, twice: these machines are noisy.
+async fn twice(run: &mut Healthy<'_>, scale: Scale) -> [f64; 2] {
+    let mut rates = [0.0; 2];
+    for rate in &mut rates {
         settle().await;
-        rate
+        *rate = run.drain(scale.deliveries / 2).await;
     }
+    settle().await;
+    rates
+}
 
-    /// Waits until every head has failed and everything has been read once.
-    async fn until_blocked(&self, program: &Program, lanes: usize) -> f64 {
-        let begun = Instant::now();
-        let mut last_read = 0.0;
-        loop {
-            tokio::time::sleep(Duration::from_secs(2)).await;
-            let blocked = program.metric("hookline_dispatch_lanes_blocked", "").await;
-            let read = program
-                .metric("hookline_dispatch_live_bytes_total", "")
-                .await;
-            if blocked >= lanes as f64 && read < last_read + f64::from(1 << 20) {
-                return blocked;
-            }
-            last_read = read;
-            let waited = begun.elapsed();
-            assert!(
-                waited < Duration::from_secs(300),
-                "{blocked} of {lanes} are blocked"
-            );
+/// Waits until every head has failed and everything has been read once.
+async fn until_blocked(program: &Program, lanes: usize) -> f64 {
+    let begun = Instant::now();
+    let mut last_read = 0.0;
+    loop {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let blocked = program.metric("hookline_dispatch_lanes_blocked", "").await;
+        let read = program
+            .metric("hookline_dispatch_live_bytes_total", "")
+            .await;
+        if blocked >= lanes as f64 && read < last_read + f64::from(1 << 20) {
+            return blocked;
         }
+        last_read = read;
+        let waited = begun.elapsed();
+        assert!(
+            waited < Duration::from_secs(300),
+            "{blocked} of {lanes} are blocked"
+        );
     }
+}
 
-    /// Events a second, from the first batch to the last.
-    async fn until_drained(&self, count: usize) -> f64 {
-        let (mut seen, mut since, mut first) = (0, Instant::now(), 0);
-        loop {
-            tokio::time::sleep(Duration::from_millis(200)).await;
-            let new = self.receiver.statistics().await;
-            if new.batched > 0 {
-                since = Instant::now();
-                if first == 0 {
-                    first = new.batched_us.0;
-                }
-                seen += new.batched;
-                if seen >= count {
-                    return count as f64 * 1e6 / (new.batched_us.1 - first) as f64;
-                }
+/// Events a second, from the first batch to the last.
+async fn until_drained(receiver: &ReceiverProcess, count: usize) -> f64 {
+    let (mut seen, mut since, mut first) = (0, Instant::now(), 0);
+    loop {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let new = receiver.statistics().await;
+        if new.batched > 0 {
+            since = Instant::now();
+            if first == 0 {
+                first = new.batched_us.0;
             }
-            assert!(
-                since.elapsed() < SILENCE,
-                "{seen} of {count} came, then nothing"
-            );
+            seen += new.batched;
+            if seen >= count {
+                return count as f64 * 1e6 / (new.batched_us.1 - first) as f64;
+            }
         }
+        assert!(
+            since.elapsed() < SILENCE,
+            "{seen} of {count} came, then nothing"
+        );
     }
 }
