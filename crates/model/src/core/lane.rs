@@ -232,8 +232,10 @@ impl<T> Lanes<T> {
         }
         if lane.full(bytes, quota) {
             lane.behind = Some(position);
+            lane.sated = true;
             self.behind.insert((position, key));
             self.look = true;
+            self.wake(key.webhook);
             return Offered::Left;
         }
         lane.push(queued, self.now);

@@ -19,7 +19,8 @@ pub(super) struct Lane<T> {
     pub(super) weight: usize,
     /// The first position that was left in the log, if any.
     pub(super) behind: Option<Position>,
-    /// A scan found it full: reading on for it would be in vain, and would keep scans from others, until something of its queue has gone.
+    /// It was full when there was more for it: reading on for it would be in vain, and would keep scans from others, until something of its queue
+    /// has gone. A batch would wait in vain, too.
     pub(super) sated: bool,
     /// Since when the first of the queue waits.
     pub(super) since: Millis,
@@ -65,9 +66,10 @@ impl<T> Lane<T> {
         self.queue.push_back(queued);
     }
 
-    /// Since when a batch of it could go: it is full, or its first send has waited long enough.
+    /// Since when a batch of it could go: it is full, or no more of it can come, or its first send has waited long enough.
     fn ripe(&self, batch: Batch, now: Millis) -> Millis {
-        let full = self.queue.len() >= batch.sends || self.weight >= batch.bytes;
+        let sated = self.sated && self.behind.is_some();
+        let full = sated || self.queue.len() >= batch.sends || self.weight >= batch.bytes;
         // Who set the clock back makes nobody wait longer.
         let since = self.since.min(now);
         if full { since } else { since.plus(batch.wait) }

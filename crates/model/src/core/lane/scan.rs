@@ -78,6 +78,7 @@ impl<T> Lanes<T> {
             if ended {
                 self.abandon_scan();
             }
+            self.wake(lane.webhook);
             return !ended;
         }
         let next = Position {
@@ -90,6 +91,7 @@ impl<T> Lanes<T> {
             self.queued_bytes += queued.bytes;
             self.queued += 1;
             entry.push(queued, self.now);
+            entry.sated = false;
             self.wake(lane.webhook);
         }
         true

@@ -464,6 +464,70 @@ fn a_lane_that_has_no_room_keeps_no_scan_from_the_others() {
     assert_eq!(lanes.begin_scan(), Some(1), "something of 1 has gone");
 }
 
+/// Batches of up to a hundred, which wait for a second to be full.
+struct Batching;
+
+impl Door<u32> for Batching {
+    fn terms(&mut self, _: WebhookUid, _: &u32) -> Terms {
+        let batch = Batch {
+            sends: 100,
+            bytes: usize::MAX,
+            wait: Duration::from_secs(1),
+        };
+        Terms::Send {
+            rate: None,
+            batch: Some(batch),
+        }
+    }
+
+    fn take_place(&mut self, _: WebhookUid, _: bool) -> Seat {
+        Seat::Taken
+    }
+}
+
+#[test]
+fn a_batch_does_not_wait_for_what_its_lane_has_no_room_for() {
+    let mut lanes = Lanes::new(QueueLimits {
+        lane_bytes: 1_000,
+        ..QueueLimits::default()
+    });
+    let lane = key(1, LaneKind::Ordered);
+    let went = |lanes: &mut Lanes<u32>, ms: i64| {
+        let start = lanes.next(Millis(ms), &mut Batching);
+        start.map(|start| 1 + start.others.len())
+    };
+    for offset in 0..10 {
+        lanes.offer(queued(lane, offset), usize::MAX);
+        assert_eq!(went(&mut lanes, 0), None, "it waits to be full");
+    }
+    lanes.offer(queued(lane, 10), usize::MAX);
+    assert_eq!(went(&mut lanes, 0), Some(10));
+    lanes.ended(uid(1), Health::Good);
+    lanes.settled(lane, true);
+    // Of what was left in the log, it takes what it can.
+    assert_eq!(lanes.begin_scan(), Some(10));
+    for offset in 10..20 {
+        assert!(lanes.scanned(
+            lane,
+            Position::at(offset),
+            Some(queued(lane, offset)),
+            usize::MAX
+        ));
+        assert_eq!(went(&mut lanes, 1), None, "more is coming");
+    }
+    assert!(!lanes.scanned(lane, Position::at(20), Some(queued(lane, 20)), usize::MAX));
+    assert_eq!(went(&mut lanes, 1), Some(10));
+    lanes.ended(uid(1), Health::Good);
+    lanes.settled(lane, true);
+    // Once it has come to the live edge, it waits again.
+    assert_eq!(lanes.begin_scan(), Some(20));
+    assert!(lanes.scanned(lane, Position::at(20), Some(queued(lane, 20)), usize::MAX));
+    lanes.scan_passed(21, 21);
+    assert_eq!(went(&mut lanes, 2), None);
+    assert_eq!(went(&mut lanes, 1_000), None);
+    assert_eq!(went(&mut lanes, 1_001), Some(1));
+}
+
 #[test]
 fn a_clock_that_is_set_back_holds_up_no_rate() {
     struct Slow;

@@ -89,7 +89,7 @@ pub(super) fn cases() -> impl Strategy<Value = (Vec<Record>, Vec<Op>)> {
 struct Lane {
     queue: Vec<(Position, usize)>,
     behind: Option<Position>,
-    /// Nothing has gone since a scan found it full.
+    /// Nothing has gone since it was found full.
     sated: bool,
     started: Vec<Position>,
 }
@@ -306,7 +306,7 @@ impl Test {
             let expected = if lane.behind.is_some() {
                 Offered::Left
             } else if full {
-                lane.behind = Some(position);
+                (lane.behind, lane.sated) = (Some(position), true);
                 Offered::Left
             } else {
                 lane.queue.push((position, bytes));
@@ -414,6 +414,7 @@ impl Test {
                 lane.behind = Some(next_after(position));
                 if !known {
                     lane.queue.push((position, bytes));
+                    lane.sated = false;
                 }
             }
             prop_assert!(went_on);
