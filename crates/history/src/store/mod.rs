@@ -27,7 +27,7 @@ use std::time::Duration;
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::{AnyPool, ConnectOptions as _, Executor as _};
-use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
+use tokio::sync::{Mutex, OnceCell, Semaphore, SemaphorePermit};
 
 /// The migrations in their order. One that was released is never changed.
 const MIGRATIONS: [(i64, &str, &str); 3] = [
@@ -230,9 +230,7 @@ impl Store {
         self.migrated
             .get_or_try_init(|| async {
                 match self.used {
-                    Use::All | Use::Filling => {
-                        Ok(migrator(MIGRATIONS.len()).run(&self.pool).await?)
-                    }
+                    Use::All | Use::Filling => self.migrate().await,
                     Use::Reading => self.ready().await,
                 }
             })
@@ -240,11 +238,29 @@ impl Store {
         Ok(&self.pool)
     }
 
+    /// Brings its tables to this version. Others may do the same now: those of this process wait here, and what another process has done meanwhile
+    /// is not done again. (PostgreSQL has a lock for that, SQLite has none.)
+    async fn migrate(&self) -> Result<(), StoreError> {
+        static ONE_BY_ONE: Mutex<()> = Mutex::const_new(());
+        let _turn = ONE_BY_ONE.lock().await;
+        loop {
+            let before = self.version().await.unwrap_or_default();
+            match migrator(MIGRATIONS.len()).run(&self.pool).await {
+                Err(_) if self.version().await.unwrap_or_default() > before => {}
+                result => return Ok(result?),
+            }
+        }
+    }
+
+    /// The last migration that its tables have seen.
+    async fn version(&self) -> Result<Option<i64>, sqlx::Error> {
+        let asked = sqlx::query("SELECT MAX(version) FROM _sqlx_migrations");
+        sqlx::Row::try_get(&asked.fetch_one(&self.pool).await?, 0)
+    }
+
     /// Whether its tables are those of this version.
     async fn ready(&self) -> Result<(), StoreError> {
-        let asked = sqlx::query("SELECT MAX(version) FROM _sqlx_migrations");
-        let found = asked.fetch_one(&self.pool).await;
-        let row = found.map_err(|error| match &error {
+        let version = self.version().await.map_err(|error| match &error {
             // No such file; no such table, which is all that can be wrong with the statement.
             sqlx::Error::Database(said)
                 if matches!(said.code().as_deref(), Some("14" | "1" | "42P01")) =>
@@ -253,7 +269,6 @@ impl Store {
             }
             _ => StoreError::Database(error),
         })?;
-        let version: Option<i64> = sqlx::Row::try_get(&row, 0)?;
         let (ours, ..) = MIGRATIONS[MIGRATIONS.len() - 1];
         match version.unwrap_or(0).cmp(&ours) {
             std::cmp::Ordering::Equal => Ok(()),

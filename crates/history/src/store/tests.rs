@@ -535,6 +535,26 @@ async fn every_list_enters_an_index() {
     store.close().await;
 }
 
+/// The roles of a process have a store each.
+#[tokio::test]
+async fn those_who_begin_together_make_the_tables_once() {
+    for _ in 0..10 {
+        let dir = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", dir.path().join("h.db").display());
+        let stores: Vec<Store> = (0..4).map(|_| Store::new(&url).unwrap()).collect();
+        let all = AttemptFilter::default();
+        let asked = stores
+            .iter()
+            .map(|store| store.attempts("shop", &all, None, 10));
+        for page in futures::future::join_all(asked).await {
+            assert_eq!(page.unwrap().items, []);
+        }
+        for store in stores {
+            store.close().await;
+        }
+    }
+}
+
 #[tokio::test]
 async fn who_reads_makes_nothing_and_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
