@@ -7,7 +7,7 @@ use std::sync::Arc;
 use hookline_journal::{
     Appender, JournalError, ReadBudget, ReadError, StoredRecord, append_and_wait, read_until,
 };
-use hookline_model::core::checkpoint::{Checkpoint, CheckpointReader};
+use hookline_model::core::checkpoint::{Checkpoint, CheckpointReader, Reach};
 use hookline_model::core::claims::{ClaimReader, Counted, OwnLog};
 use hookline_model::core::held::{Held, HeldRange};
 use hookline_model::core::lane::QueueLimits;
@@ -122,7 +122,7 @@ async fn try_take_over(
         });
     }
     hookline_model::fail_point!("takeover-checkpoint-read");
-    let from_checkpoint = checkpoint.as_ref().map(|c| c.attempts_end);
+    let from_checkpoint = checkpoint.as_ref().map(Checkpoint::reach);
     let attempts = shared.journal.start(&shared.names.attempts, p).await?;
     if let Some(checkpoint) = checkpoint.as_ref().filter(|c| c.attempts_end < attempts) {
         // What became of sends since the checkpoint stood there. With all of them settled before it, nothing is amiss: only age took it.
@@ -192,15 +192,15 @@ async fn try_take_over(
     })
 }
 
-/// The end of `attempts` that the best checkpoint knows.
+/// How far the best checkpoint has come.
 async fn newest(
     shared: &Shared,
     p: u32,
     deliveries_start: u64,
     held_start: u64,
-) -> Result<Option<u64>, TakeoverError> {
+) -> Result<Option<Reach>, TakeoverError> {
     let (checkpoint, _) = best_checkpoint(shared, p, deliveries_start, held_start).await?;
-    Ok(checkpoint.map(|c| c.attempts_end))
+    Ok(checkpoint.map(|c| c.reach()))
 }
 
 /// Whether a complete checkpoint, whoever stored it, needs nothing of `deliveries` below `start`.

@@ -69,7 +69,28 @@ pub struct Checkpoint {
 
 type Entries = BTreeMap<Vec<u8>, Bytes>;
 
+/// See [`Checkpoint::reach`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Reach {
+    attempts_end: u64,
+    watermark: u64,
+    low: u64,
+    held_low: Option<u64>,
+}
+
 impl Checkpoint {
+    /// How far it has come, to compare. Two may know the same of `attempts`, and the one that has read on in `deliveries` needs less: behind it may
+    /// have been deleted what the other needs.
+    #[must_use]
+    pub fn reach(&self) -> Reach {
+        Reach {
+            attempts_end: self.attempts_end,
+            watermark: self.watermark,
+            low: self.low,
+            held_low: self.held.low(),
+        }
+    }
+
     fn entries(&self) -> Entries {
         let singles = self.singles.iter().map(|(position, s)| {
             Entry::Single(wire::SingleSend {

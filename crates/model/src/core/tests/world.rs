@@ -14,7 +14,7 @@ use prost::Message as _;
 use super::owner::{Owner, follow_ups};
 use super::tiers::{Tiers, Waiting};
 use super::{from_path, uid};
-use crate::core::checkpoint::{Checkpoint, CheckpointReader};
+use crate::core::checkpoint::{Checkpoint, CheckpointReader, Reach};
 use crate::core::claims::{ClaimReader, Counted, LogEntry};
 use crate::core::held::{Held, HeldRange};
 use crate::core::lane::{Batch, LaneKey, LaneKind};
@@ -217,7 +217,7 @@ pub(super) struct Candidate {
     partition: Partition<Send>,
     claims: ClaimReader,
     /// The end of `attempts` that the checkpoint it began at knows.
-    from: Option<u64>,
+    from: Option<Reach>,
     /// How far it has read `attempts`.
     at: usize,
     follow: Vec<Follow>,
@@ -422,7 +422,7 @@ impl World {
         };
         // As the shell does: the owner before may have stored one more checkpoint before this claim, and deleted behind it. Progress stored from
         // the older one would be believed for its higher end, and needs what is gone.
-        if self.cached().map(|c| c.attempts_end) > candidate.from {
+        if self.cached().map(|c| c.reach()) > candidate.from {
             self.provoked.outdated += 1;
             return Err(Stop::Deleted);
         }
@@ -508,7 +508,7 @@ impl Candidate {
             .as_ref()
             .map_or((0, 0), |c| (c.attempts_end, c.epoch));
         let mut candidate = Self {
-            from: checkpoint.as_ref().map(|c| c.attempts_end),
+            from: checkpoint.as_ref().map(Checkpoint::reach),
             partition: Partition::load(checkpoint, world.start),
             claims: ClaimReader::new(epoch),
             at: from as usize,
