@@ -17,7 +17,7 @@ use hookline_model::wire;
 use hookline_registry::{ConnectorEntry, WebhookEntry};
 
 use crate::metrics::Metrics;
-use crate::records::Payload;
+use crate::payload::Payload;
 use crate::request::{self, Draft, Order, Unbuilt};
 use crate::transport::{self, Exchange, OutgoingRequest, Timings};
 use crate::way_out::WayOut;

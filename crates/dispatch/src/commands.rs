@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use hookline_journal::{
     AppendError, Appender, Journal, JournalError, ReadBudget, ReadError, StoredRecord,
     append_and_wait,
@@ -19,7 +18,8 @@ use prost::Message as _;
 use tokio::sync::Mutex;
 
 use crate::door::Ended;
-use crate::records::{self, Payload};
+use crate::payload::Payload;
+use crate::records;
 
 /// What became of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -162,11 +162,7 @@ pub(crate) fn take_note(
 
 /// The runs ended, as the door asks for them.
 pub(crate) fn ended(partition: &Partition<Payload>) -> Ended {
-    partition
-        .ended()
-        .keys()
-        .map(|(id, run)| (Bytes::copy_from_slice(&id.0), *run))
-        .collect()
+    partition.ended().keys().copied().collect()
 }
 
 /// The command at this place, for a new owner that begins its run again. `None`: it is deleted, and so its run was in the log for certain.

@@ -20,6 +20,8 @@ pub struct DispatchConfig {
     pub session_timeout: Duration,
     /// What waits in memory at most.
     pub queues: QueueLimits,
+    /// Payloads of what waits in place are kept up to so many bytes; beyond that they are read again.
+    pub resting_bytes: usize,
     /// How often progress is stored when it changed.
     pub checkpoint_every: Duration,
     /// What is unsettled at the old end of a partition is moved out of the way when it is older than this,
@@ -41,6 +43,7 @@ impl DispatchConfig {
             max_per_destination: limits::PER_DESTINATION,
             session_timeout: limits::SESSION_TIMEOUT,
             queues: QueueLimits::default(),
+            resting_bytes: limits::WORKER_RESTING_BYTES,
             checkpoint_every: limits::CHECKPOINT_EVERY,
             old_end_after: limits::OLD_END_AFTER,
             old_end_bytes: limits::OLD_END_BYTES,

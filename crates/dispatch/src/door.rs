@@ -3,10 +3,9 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use hookline_model::core::lane::{Batch, Door, Queued, Seat, Terms};
-use hookline_model::ids::WebhookUid;
+use hookline_model::core::partition::{Resting, Sendable as _};
+use hookline_model::ids::{DeliveryId, WebhookUid};
 use hookline_model::outcome::Outcome;
 use hookline_model::policy;
 use hookline_model::resource::{Batching, State};
@@ -14,13 +13,13 @@ use hookline_model::time::Millis;
 use hookline_model::units::Rate;
 use hookline_registry::{Snapshot, WebhookEntry};
 
+use crate::payload::{Outline, Payload};
 use crate::places::{Lack, Place};
-use crate::records::Payload;
 use crate::shared::Shared;
 use crate::worker::{BY_HAND, DELETED, HELD_TOO_LONG, TOO_OLD};
 
 /// Runs of deliveries that are ended wherever they are met.
-pub(crate) type Ended = HashSet<(Bytes, u64)>;
+pub(crate) type Ended = HashSet<(DeliveryId, u64)>;
 
 /// The door of one turn.
 pub(crate) struct WorkerDoor<'a> {
@@ -84,30 +83,29 @@ impl<'a> WorkerDoor<'a> {
     fn wanted(
         &self,
         webhook: WebhookUid,
-        payload: &Payload,
+        send: &Outline,
     ) -> Result<&Arc<WebhookEntry>, (Outcome, &'static str)> {
         let entry = self.snapshot.webhook(webhook).ok_or(DELETED)?;
-        let send = payload.send();
-        if !self.ended.is_empty() && self.ended.contains(&(send.delivery_id.clone(), send.run)) {
+        if !self.ended.is_empty() && self.ended.contains(&(send.delivery, send.run)) {
             return Err(BY_HAND);
         }
         if send.webhook_epoch < entry.epoch || entry.settings.state == State::Inactive {
             return Err(DELETED);
         }
-        if send.first_try_ms != 0
-            && policy::expired(&entry.settings.retry, Millis(send.first_try_ms), self.now)
+        if send.first_try != Millis(0)
+            && policy::expired(&entry.settings.retry, send.first_try, self.now)
         {
             return Err(TOO_OLD);
         }
-        if self.now.since(payload.entered_at()) > self.shared.config.max_hold {
+        if self.now.since(send.entered_at) > self.shared.config.max_hold {
             return Err(HELD_TOO_LONG);
         }
         Ok(entry)
     }
 
     /// Whether it would be ended if it went now.
-    pub(crate) fn ends(&self, queued: &Queued<Payload>) -> bool {
-        self.wanted(queued.lane.webhook, &queued.payload).is_err()
+    pub(crate) fn ends(&self, resting: &Resting<Outline>) -> bool {
+        self.wanted(resting.lane.webhook, &resting.outline).is_err()
     }
 
     /// What to do with a send that [`hookline_model::core::lane::Lanes::next`] has handed out just now.
@@ -117,7 +115,7 @@ impl<'a> WorkerDoor<'a> {
             (Some(place), Some(webhook), true) => Opened::Send { webhook, place },
             (_, webhook, _) => {
                 let (outcome, why) = self
-                    .wanted(queued.lane.webhook, &queued.payload)
+                    .wanted(queued.lane.webhook, &queued.payload.outline())
                     .err()
                     .unwrap_or(DELETED);
                 Opened::End {
@@ -140,7 +138,7 @@ fn together(batch: Batching) -> Batch {
 
 impl Door<Payload> for WorkerDoor<'_> {
     fn terms(&mut self, webhook: WebhookUid, payload: &Payload) -> Terms {
-        match self.wanted(webhook, payload) {
+        match self.wanted(webhook, &payload.outline()) {
             Err(_) => Terms::End,
             Ok(entry) if entry.settings.state == State::Paused => Terms::Wait,
             Ok(entry) => Terms::Send {

@@ -24,6 +24,7 @@ mod lease;
 mod mailbox;
 mod metrics;
 pub mod outside;
+mod payload;
 mod places;
 mod progress;
 mod records;

@@ -18,6 +18,7 @@ pub(crate) struct Metrics {
     pub(crate) lanes_behind: IntGauge,
     /// Ordered lanes and batches whose head waits for its next attempt, or for somebody.
     pub(crate) lanes_blocked: IntGauge,
+    pub(crate) resting_bytes: IntGauge,
     /// Bytes copied to `held`.
     pub(crate) held_bytes: IntCounter,
     /// `max_hold`, to compare the oldest send with.
@@ -111,6 +112,10 @@ impl Metrics {
                 "hookline_dispatch_lanes_blocked",
                 "ordered lanes and batches whose head waits for its next attempt, or for somebody",
             )?,
+            resting_bytes: gauge(
+                "hookline_dispatch_resting_bytes",
+                "bytes in memory of what waits for its next attempt, or for somebody, in its lane",
+            )?,
             held_bytes: counter(
                 "hookline_dispatch_held_bytes_total",
                 "bytes of what waits at the old end that were copied out of the way",
@@ -134,7 +139,7 @@ impl Metrics {
             )?,
             scanned_bytes: counter(
                 "hookline_dispatch_scanned_bytes_total",
-                "bytes read again for lanes that were behind",
+                "bytes read again for lanes that were behind, and for what was not kept in memory",
             )?,
             live_bytes: counter(
                 "hookline_dispatch_live_bytes_total",

@@ -14,51 +14,7 @@ use hookline_model::time::Millis;
 use hookline_model::wire::{self, header};
 use prost::Message as _;
 
-/// A record of `deliveries`, shared by its sends.
-pub(crate) struct Delivered {
-    pub(crate) deliveries: wire::Deliveries,
-    pub(crate) event: wire::Event,
-    pub(crate) bytes: usize,
-    /// When it came into `deliveries`.
-    entered_at: Millis,
-}
-
-/// One send of such a record.
-#[derive(Clone)]
-pub(crate) struct Payload {
-    record: Arc<Delivered>,
-    index: u32,
-}
-
-impl std::fmt::Debug for Payload {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "send {} of {} bytes", self.index, self.record.bytes)
-    }
-}
-
-impl Payload {
-    pub(crate) fn event(&self) -> &wire::Event {
-        &self.record.event
-    }
-
-    pub(crate) fn send(&self) -> &wire::Send {
-        // The constructor below hands out indexes of this very list.
-        &self.record.deliveries.sends[self.index as usize]
-    }
-
-    pub(crate) fn record(&self) -> &wire::Deliveries {
-        &self.record.deliveries
-    }
-
-    /// When it came into `deliveries`.
-    pub(crate) fn entered_at(&self) -> Millis {
-        self.record.entered_at
-    }
-
-    pub(crate) fn accepted_at(&self) -> Millis {
-        Millis(self.record.deliveries.accepted_at_ms)
-    }
-}
+use crate::payload::{Delivered, Payload};
 
 /// A send of a record, placed.
 #[derive(Clone)]
@@ -204,14 +160,14 @@ fn placed(mut deliveries: wire::Deliveries, there: &There<'_>) -> Result<Vec<Pla
         }
     }
     let weight = event.data.len() + 1;
-    let record = Arc::new(Delivered {
+    let count = u32::try_from(deliveries.sends.len())
+        .map_err(|_| Unusable("it has too many sends".into()))?;
+    let record = Arc::new(Delivered::new(
         deliveries,
         event,
-        bytes: there.bytes,
-        entered_at: there.entered_at,
-    });
-    let count = u32::try_from(record.deliveries.sends.len())
-        .map_err(|_| Unusable("it has too many sends".into()))?;
+        there.entered_at,
+        there.bytes,
+    ));
     let place = |(at, send): (u32, &wire::Send)| {
         let webhook = WebhookUid::from_slice(&send.webhook_uid)
             .ok_or_else(|| Unusable(format!("send {at} has no webhook uid")))?;
@@ -240,23 +196,17 @@ fn placed(mut deliveries: wire::Deliveries, there: &There<'_>) -> Result<Vec<Pla
             next,
             lane: LaneKey {
                 webhook,
-                kind: lane_kind(&source, &record.event, send),
+                kind: lane_kind(&source, record.event(), send),
             },
             stream,
             at: stream_at,
-            payload: Payload {
-                record: record.clone(),
-                index: at,
-            },
+            payload: Payload::new(&record, at),
             // Shared by its sends; what each adds is its own entry, and its share of what decoding takes beside the bytes.
             bytes: (there.bytes + 512) / count.max(1) as usize + 128,
             weight,
         })
     };
-    (0..count)
-        .zip(&record.deliveries.sends)
-        .map(place)
-        .collect()
+    (0..count).zip(record.sends()).map(place).collect()
 }
 
 /// Which of the webhook's lanes a send stands in: by the stamp that fan-out put on it, and by where it came from.

@@ -32,6 +32,8 @@ pub(crate) struct Shared {
     pub(crate) lease: Lease,
     pub(crate) places: Arc<Places>,
     pub(crate) queued_bytes: AtomicUsize,
+    /// Payloads of what waits in place, in all partitions.
+    pub(crate) resting_bytes: AtomicUsize,
     /// What each partition tells the commit loop.
     pub(crate) standing: Mutex<BTreeMap<u32, Standing>>,
     /// The one appender of the worker; a partition that sees it fail asks for a new one.
@@ -112,6 +114,17 @@ impl Shared {
     pub(crate) fn room(&self) -> usize {
         let all = self.config.queues.worker_bytes;
         all.saturating_sub(self.queued_bytes.load(Ordering::Relaxed))
+    }
+
+    /// Bytes of payloads of what waits in place, now.
+    pub(crate) fn resting_bytes(&self) -> usize {
+        self.resting_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of such payloads that the worker may still keep.
+    pub(crate) fn resting_room(&self) -> usize {
+        let all = self.config.resting_bytes;
+        all.saturating_sub(self.resting_bytes())
     }
 
     /// Whether there is room for more than a few sends.

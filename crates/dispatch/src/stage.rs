@@ -87,6 +87,7 @@ impl Dispatch {
             lease: Lease::new(config.session_timeout),
             places: Places::new(config.max_in_flight, config.max_per_destination),
             queued_bytes: AtomicUsize::new(0),
+            resting_bytes: AtomicUsize::new(0),
             standing: Mutex::new(BTreeMap::new()),
             appender: tokio::sync::Mutex::new(None),
             config,

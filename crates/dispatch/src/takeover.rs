@@ -18,12 +18,16 @@ use prost::Message as _;
 
 use crate::attempt;
 use crate::commands;
-use crate::records::{self, Payload, Placed};
+use crate::payload::Payload;
+use crate::records::{self, Placed};
 use crate::scan;
 use crate::shared::Shared;
 
 /// Records read at once where nobody waits.
 const READ_BUDGET: ReadBudget = ReadBudget { bytes: 1024 * 1024 };
+
+/// Sends read back at once.
+const READ_BACK: usize = 256;
 
 /// How far apart two wanted records may be before reading anew beats reading on.
 const SKIP_RECORDS: u64 = 2_000;
@@ -344,12 +348,8 @@ async fn finish(
     log: OwnLog<Vec<crate::worker::Written>>,
     progress_end: u64,
 ) -> Result<Owned, TakeoverError> {
-    let mut wanted: BTreeMap<Position, Option<Placed>> = replay
-        .partition
-        .found()
-        .into_iter()
-        .map(|position| (position, None))
-        .collect();
+    // What something follows from has been begun, too, but is not found: it does not go again.
+    let mut wanted = Wanted::new();
     let refollow = replay.refollow.values();
     wanted.extend(
         refollow
@@ -358,24 +358,26 @@ async fn finish(
     );
     read_back(shared, p, replay.partition.held(), &mut wanted).await?;
     let found = replay.partition.found();
-    if let Some(lost) = found
-        .iter()
-        .find(|at| wanted.get(at).is_none_or(Option::is_none))
-    {
-        return Err(TakeoverError::Deleted {
-            partition: p,
-            topic: shared.names.deliveries.clone(),
-            start: shared.journal.start(&shared.names.deliveries, p).await?,
-            needed: lost.offset,
-        });
-    }
-    hookline_model::fail_point!("takeover-read-back");
-    // What was begun and what something follows from are never the same.
-    for position in found {
-        if let Some(placed) = wanted.get_mut(&position).and_then(Option::take) {
-            replay.partition.restore(placed.read());
+    let mut room = shared.resting_room();
+    for positions in found.chunks(READ_BACK) {
+        let mut wanted = positions.iter().map(|position| (*position, None)).collect();
+        read_back(shared, p, replay.partition.held(), &mut wanted).await?;
+        for (position, placed) in wanted {
+            let Some(placed) = placed else {
+                return Err(TakeoverError::Deleted {
+                    partition: p,
+                    topic: shared.names.deliveries.clone(),
+                    start: shared.journal.start(&shared.names.deliveries, p).await?,
+                    needed: position.offset,
+                });
+            };
+            // Of many there is only remembered what they are about.
+            let keep = placed.bytes <= room;
+            room -= if keep { placed.bytes } else { 0 };
+            replay.partition.restore(placed.read(), keep);
         }
     }
+    hookline_model::fail_point!("takeover-read-back");
     replay.partition.restored();
     let mut unfollowed = Vec::with_capacity(replay.refollow.len());
     for (ticket, (position, attempt)) in replay.refollow {
@@ -418,12 +420,15 @@ async fn finish(
     })
 }
 
+/// Sends to be read, and what was found.
+pub(crate) type Wanted = BTreeMap<Position, Option<Placed>>;
+
 /// Reads the wanted sends, as far as they are there: `low` keeps what is unsettled from deletion, or it was copied before that rose above it.
-async fn read_back(
+pub(crate) async fn read_back(
     shared: &Shared,
     p: u32,
     held: &Held,
-    wanted: &mut BTreeMap<Position, Option<Placed>>,
+    wanted: &mut Wanted,
 ) -> Result<(), TakeoverError> {
     let topic = &shared.names.deliveries;
     let start = shared.journal.start(topic, p).await?;
@@ -458,7 +463,7 @@ async fn read_back(
     Ok(())
 }
 
-fn take_wanted(placed: Vec<Placed>, wanted: &mut BTreeMap<Position, Option<Placed>>) {
+fn take_wanted(placed: Vec<Placed>, wanted: &mut Wanted) {
     for placed in placed {
         if let Some(slot) = wanted.get_mut(&placed.position) {
             *slot = Some(placed);
@@ -472,7 +477,7 @@ async fn read_copies(
     p: u32,
     range: HeldRange,
     bounds: Range<Position>,
-    wanted: &mut BTreeMap<Position, Option<Placed>>,
+    wanted: &mut Wanted,
 ) -> Result<(), TakeoverError> {
     let mut of_it = wanted.range(bounds).map(|(position, _)| position.offset);
     let Some(first) = of_it.next() else {

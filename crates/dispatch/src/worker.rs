@@ -1,6 +1,7 @@
 //! The owner of one partition at work: a struct consumed by [`Worker::run`], one turn after another. A turn takes everything that has come, acts on what
 //! has certainly counted, records what was judged, and only then starts something new.
 
+mod away;
 mod by_hand;
 mod follow;
 mod free;
@@ -13,7 +14,7 @@ pub(crate) use record::Written;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -34,9 +35,10 @@ use crate::attempt::{self, Judged, Prepared, Unit};
 use crate::door::{Opened, WorkerDoor};
 use crate::mailbox::Mailbox;
 use crate::metrics::Share;
+use crate::payload::Payload;
 use crate::places::Place;
 use crate::progress::{Over, ProgressLog};
-use crate::records::{self, Payload};
+use crate::records;
 use crate::scan::{ScanBudget, Scanner};
 use crate::shared::Shared;
 use crate::takeover::{self, TakeoverError, Unfollowed};
@@ -80,6 +82,8 @@ pub(crate) enum Mail {
         offset: u64,
         result: Result<(), AppendError>,
     },
+    /// Payloads of what is due again were read, as far as they were found.
+    Fetched(Result<away::Fetched, TakeoverError>),
     /// A copy of what waits at the old end is stored.
     Copied {
         bytes: usize,
@@ -138,6 +142,8 @@ pub(crate) struct Worker {
     beginning: HashMap<Position, Prepared>,
     by_hand: by_hand::ByHand,
     old_end: old_end::OldEnd,
+    /// Payloads are being read again.
+    fetching: bool,
     draining: bool,
     /// Something has changed since what waits in place was asked whether it is still wanted, at that time.
     ask_resting: bool,
@@ -157,9 +163,11 @@ pub(crate) struct Worker {
     /// Suspects lack a place.
     suspects_wait: bool,
     queued_bytes: usize,
+    resting_bytes: usize,
     behind: Share,
     queued: Share,
     blocked: Share,
+    resting: Share,
 }
 
 /// What ended a wait.
@@ -222,6 +230,7 @@ impl Worker {
             beginning: HashMap::new(),
             by_hand,
             old_end,
+            fetching: false,
             draining: false,
             ask_resting: true,
             resting_asked: Millis(0),
@@ -237,9 +246,11 @@ impl Worker {
             look_again: false,
             suspects_wait: false,
             queued_bytes: 0,
+            resting_bytes: 0,
             behind: Share::of(&shared.metrics.lanes_behind),
             queued: Share::of(&shared.metrics.queued),
             blocked: Share::of(&shared.metrics.lanes_blocked),
+            resting: Share::of(&shared.metrics.resting_bytes),
             shared,
         };
         for unfollowed in owned.unfollowed {
@@ -264,7 +275,7 @@ impl Worker {
         loop {
             let draining = *orders.borrow_and_update() == Order::Drain;
             self.draining = draining;
-            self.take_mail()?;
+            self.take_mail().await?;
             self.confirm().await?;
             self.free().await?;
             self.record().await?;
@@ -287,6 +298,7 @@ impl Worker {
                 self.move_old_end().await?;
                 self.ask_resting();
                 self.start();
+                self.fetch();
                 self.record().await?;
             }
             self.figures();
@@ -305,7 +317,7 @@ impl Worker {
                     self.scan_budget.spend(bytes);
                     self.shared.metrics.scanned_bytes.inc_by(bytes as u64);
                 }
-                Woke::Commands(batch) => self.commands(batch?)?,
+                Woke::Commands(batch) => self.commands(batch?).await?,
                 Woke::OldEnd(bytes) => self.scan_budget.spend(bytes?),
                 Woke::Registry => self.snapshot = self.changes.borrow_and_update().clone(),
                 Woke::Mail | Woke::Time | Woke::Ordered => {}
@@ -366,7 +378,7 @@ impl Worker {
         reads
     }
 
-    fn take_mail(&mut self) -> Result<(), WorkerError> {
+    async fn take_mail(&mut self) -> Result<(), WorkerError> {
         let mut taken = std::mem::take(&mut self.taken);
         self.mailbox.take(&mut taken);
         for mail in taken.drain(..) {
@@ -384,6 +396,7 @@ impl Worker {
                     self.partition.started(offset);
                     self.progress.changed();
                 }
+                Mail::Fetched(fetched) => self.fetched(fetched?).await?,
                 Mail::Copied { bytes, result } => {
                     result?;
                     self.old_end.copied(bytes);
@@ -583,8 +596,8 @@ impl Worker {
         let unwanted: Vec<Position> = self
             .partition
             .resting()
-            .filter(|queued| door.ends(queued))
-            .map(|queued| queued.position)
+            .filter(|resting| door.ends(resting))
+            .map(|resting| resting.position)
             .collect();
         for position in unwanted {
             self.partition.release(position);
@@ -608,7 +621,7 @@ impl Worker {
             .map(|queued| queued.payload.accepted_at())
             .min();
         let resting = self.partition.resting();
-        let oldest_resting = resting.map(|queued| queued.payload.accepted_at()).min();
+        let oldest_resting = resting.map(|resting| resting.outline.accepted_at).min();
         let oldest = [oldest, oldest_resting].into_iter().flatten().min();
         self.shared
             .standing
@@ -656,9 +669,12 @@ impl Worker {
             .set(i64::try_from(lanes.behind()).unwrap_or(i64::MAX));
         self.queued
             .set(i64::try_from(lanes.queued()).unwrap_or(i64::MAX));
-        let blocked = self.partition.resting().count();
+        let blocked = self.partition.resting_count();
         self.blocked.set(i64::try_from(blocked).unwrap_or(i64::MAX));
         self.account();
+        self.put_away();
+        self.resting
+            .set(i64::try_from(self.resting_bytes).unwrap_or(i64::MAX));
     }
 
     /// Bytes that may still be queued, now.
@@ -670,27 +686,24 @@ impl Worker {
     /// Tells the other partitions of this worker what is queued here: they share the room.
     fn account(&mut self) {
         let bytes = self.partition.lanes().queued_bytes();
-        if bytes == self.queued_bytes {
-            return;
-        }
-        if bytes > self.queued_bytes {
-            self.shared
-                .queued_bytes
-                .fetch_add(bytes - self.queued_bytes, Ordering::Relaxed);
-        } else {
-            self.shared
-                .queued_bytes
-                .fetch_sub(self.queued_bytes - bytes, Ordering::Relaxed);
-        }
-        self.queued_bytes = bytes;
+        told(&self.shared.queued_bytes, &mut self.queued_bytes, bytes);
     }
+}
+
+/// Tells what is in use here now, in place of what was before.
+fn told(all: &AtomicUsize, before: &mut usize, now: usize) {
+    if now > *before {
+        all.fetch_add(now - *before, Ordering::Relaxed);
+    } else if now < *before {
+        all.fetch_sub(*before - now, Ordering::Relaxed);
+    }
+    *before = now;
 }
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        self.shared
-            .queued_bytes
-            .fetch_sub(self.queued_bytes, Ordering::Relaxed);
+        told(&self.shared.queued_bytes, &mut self.queued_bytes, 0);
+        told(&self.shared.resting_bytes, &mut self.resting_bytes, 0);
     }
 }
 

@@ -103,6 +103,8 @@ pub const BATCHES_WAITING_MAX: u32 = 16;
 pub const SUSPECTS_ASKED: usize = 64;
 /// What all lanes of a worker may queue together; those of failing webhooks half of it.
 pub const WORKER_QUEUE_BYTES: usize = 16 * 1024 * 1024;
+/// Bytes of payloads that a worker keeps of what waits in place, beyond which they are read again when it is their turn.
+pub const WORKER_RESTING_BYTES: usize = 32 * 1024 * 1024;
 
 /// Attempts in one record of `attempts`, and the bytes at which it is closed.
 pub const ATTEMPTS_PER_RECORD_MAX: usize = 256;

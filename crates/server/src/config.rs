@@ -142,12 +142,13 @@ impl fmt::Debug for HistoryConfig {
     }
 }
 
-/// What becomes of what waits for long: `[dispatch] old_end_after`, `old_end_bytes`, `max_hold`.
+/// What becomes of what waits for long: `[dispatch] old_end_after`, `old_end_bytes`, `max_hold`, `resting_bytes`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct OldEnd {
     pub(crate) after: Duration,
     pub(crate) bytes: u64,
     pub(crate) max_hold: Duration,
+    pub(crate) resting_bytes: u64,
 }
 
 /// The whole configuration, checked.

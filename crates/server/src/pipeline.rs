@@ -135,6 +135,7 @@ fn dispatch(process: &Process, system: &System, way: &WayOut) -> Start {
             config.old_end_after = old_end.after;
             config.old_end_bytes = old_end.bytes;
             config.max_hold = old_end.max_hold;
+            config.resting_bytes = usize::try_from(old_end.resting_bytes).unwrap_or(usize::MAX);
             let stage = Dispatch::new(
                 config,
                 system.journal(),

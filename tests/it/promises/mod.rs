@@ -11,6 +11,7 @@ mod isolation;
 mod old_end;
 mod outcomes;
 mod public_forms;
+mod put_away;
 mod schedule_honoured;
 mod secrets_key_replaced;
 mod settled_records_go;

@@ -6,7 +6,7 @@ use hookline_journal::{
     AppendError, Appended, Batch, JournalError, ReadBudget, Reader, append_when_room,
 };
 use hookline_model::core::partition::{Made, Partition, Ticket};
-use hookline_model::ids::Position;
+use hookline_model::ids::{DeliveryId, Position};
 use hookline_model::limits::ENDED_MAX;
 use hookline_model::outcome::Outcome;
 use hookline_model::time::Millis;
@@ -16,7 +16,7 @@ use super::{Mail, ToWrite, Worker, WorkerError, Written};
 use crate::attempt::{self, Unit};
 use crate::commands;
 use crate::door::Ended;
-use crate::records::Payload;
+use crate::payload::Payload;
 use crate::shared::Shared;
 
 const BUDGET: ReadBudget = ReadBudget { bytes: 256 * 1024 };
@@ -67,7 +67,7 @@ impl ByHand {
 
 impl Worker {
     /// Does what the records of `commands` want.
-    pub(super) fn commands(&mut self, batch: Batch) -> Result<(), WorkerError> {
+    pub(super) async fn commands(&mut self, batch: Batch) -> Result<(), WorkerError> {
         for stored in &batch.records {
             if stored.offset < self.by_hand.taken {
                 continue;
@@ -82,6 +82,9 @@ impl Worker {
             };
             let (command, refused) = match commands::read(stored) {
                 Ok(command) => {
+                    if let Some(position) = self.holding(&command, self.partition.resting_at()) {
+                        self.fetch_now(position).await?;
+                    }
                     let refused = self.command(&command, &mut done, now).err();
                     (Some(command), refused)
                 }
@@ -124,7 +127,7 @@ impl Worker {
                     done.send = Some(unit.position.into());
                     self.end_by_hand(&unit, now, "cancelled by hand");
                 }
-                None if self.begun(command).is_some_and(|unit| unit.batch) => {
+                None if self.begun(command) == Some(true) => {
                     return Err("the delivery is being sent in a batch now".into());
                 }
                 None => self.end_waiting(command, done)?,
@@ -181,30 +184,30 @@ impl Worker {
         Ok(())
     }
 
-    /// The unit that waits in place and holds the delivery.
+    /// The unit that waits in place and holds the delivery; it is in memory.
     fn resting(&self, command: &wire::Command) -> Option<Unit> {
-        self.holding(command, self.partition.resting_at())
+        let position = self.holding(command, self.partition.resting_at())?;
+        self.unit(position)
     }
 
-    /// The unit that was begun, whatever it does now, and holds the delivery.
-    fn begun(&self, command: &wire::Command) -> Option<Unit> {
-        self.holding(command, self.partition.begun_at())
+    /// Whether a unit that was begun, whatever it does now, and holds the delivery is a batch. `None`: there is none.
+    fn begun(&self, command: &wire::Command) -> Option<bool> {
+        let position = self.holding(command, self.partition.begun_at())?;
+        Some(self.partition.single(position)?.batch)
     }
 
+    /// Of these units the one that holds the delivery.
     fn holding(
         &self,
         command: &wire::Command,
         mut units: impl Iterator<Item = Position>,
-    ) -> Option<Unit> {
-        let holds = |payload: &Payload| {
-            payload.send().delivery_id == command.delivery_id
-                && payload.send().webhook_uid == command.webhook_uid
-        };
-        let position = units.find(|position| {
-            let unit = self.partition.unit(*position);
-            unit.is_some_and(|(_, mut sends)| sends.any(|queued| holds(&queued.payload)))
-        })?;
-        self.unit(position)
+    ) -> Option<Position> {
+        // The delivery is of one webhook, and of no other.
+        let delivery = DeliveryId::from_slice(&command.delivery_id)?;
+        units.find(|position| {
+            let mut sends = self.partition.outlines(*position);
+            sends.any(|send| send.delivery == delivery)
+        })
     }
 
     /// A unit that was begun, as it would go out.

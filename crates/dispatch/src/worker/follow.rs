@@ -7,7 +7,8 @@ use hookline_model::ids::Position;
 use hookline_model::wire;
 
 use super::{Mail, Worker, WorkerError};
-use crate::records::{self, Payload};
+use crate::payload::Payload;
+use crate::records;
 
 impl Worker {
     /// Writes the records that follow from an attempt, in the order of the attempts.

@@ -107,6 +107,12 @@ impl Worker {
         Ok(())
     }
 
+    /// Reads `attempts` to its end: whether somebody else has claimed the partition.
+    pub(super) async fn look_for_claims(&mut self) -> Result<(), WorkerError> {
+        let from = self.log.inspected();
+        self.read_gap(Gap { from, to: None }).await
+    }
+
     /// What it means that reading cannot go on. Records that are gone may be so because somebody else owns the partition and has settled them, or
     /// because a former owner had, behind a checkpoint that came too late for us to begin at: that is looked for before anybody is alarmed.
     async fn unreadable(&mut self, error: ReadError) -> Result<WorkerError, WorkerError> {
@@ -116,11 +122,7 @@ impl Worker {
             ReadError::BeyondEnd { .. } => None,
             error => return Ok(JournalError::from(error).into()),
         };
-        self.read_gap(Gap {
-            from: self.log.inspected(),
-            to: None,
-        })
-        .await?;
+        self.look_for_claims().await?;
         let partition = self.p;
         if let Some(epoch) = self.log.fenced_by() {
             return Ok(WorkerError::Fenced { partition, epoch });

@@ -76,6 +76,8 @@ faults! {
     RestoredDoesNotHold,
     /// The members of a batch after the first are not known to have been begun with it.
     OthersForgotten,
+    /// A batch goes out with those of its sends that are in memory.
+    BatchGoesInPart,
     /// A delta is applied although the one before it is missing.
     DeltaOnWrongBase,
     /// The checkpoint that stands last is believed, not the one with the highest end.

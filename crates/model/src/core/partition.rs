@@ -10,10 +10,13 @@ mod asked;
 mod begun;
 mod old_end;
 mod replay;
+mod resting;
+
+pub use resting::Resting;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use begun::{Begun, Phase};
+use begun::{Begun, Phase, Slot};
 
 use super::checkpoint::{Checkpoint, Single};
 use super::held::Held;
@@ -22,6 +25,18 @@ use super::marks::{SourceMarks, Stream, StreamPosition};
 use super::mutation::mutated;
 use crate::ids::{DeliveryId, Position};
 use crate::time::Millis;
+
+/// What is to be sent, as a partition keeps it: cheap to clone.
+pub trait Sendable: Clone {
+    /// What is remembered of it while its payload stands in the log only.
+    type Outline: Clone + std::fmt::Debug + std::hash::Hash;
+
+    /// See [`Self::Outline`].
+    fn outline(&self) -> Self::Outline;
+
+    /// As it is kept while it waits for long: sharing nothing with others, which may be gone by then. And what it takes of memory, in bytes.
+    fn alone(&self) -> (Self, usize);
+}
 
 /// What became of a send at the live edge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,10 +128,10 @@ pub enum Replayed {
     Refollow,
 }
 
-/// The state of a partition. `T` is what is needed to send, cheap to clone.
+/// The state of a partition. `T` is what is needed to send.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone, Hash))]
-pub struct Partition<T> {
+pub struct Partition<T: Sendable> {
     watermark: u64,
     marks: SourceMarks,
     lanes: Lanes<T>,
@@ -127,6 +142,11 @@ pub struct Partition<T> {
     beginning: BTreeMap<Position, LaneKey>,
     /// In-place waits by due time.
     waiting: BTreeSet<(Millis, Position)>,
+    /// What waits in place and has payloads in memory, by how long it waits; and their bytes.
+    loaded: BTreeSet<(Millis, Position)>,
+    loaded_bytes: usize,
+    /// What is due, or released, and whose payloads have to be read again first.
+    fetching: BTreeSet<(Millis, Position)>,
     /// The time last heard of.
     now: Millis,
     /// Positions that a lane passes over: repeats, and what was dealt with out of turn. From, to (exclusive).
@@ -145,7 +165,7 @@ pub struct Partition<T> {
     open: BTreeMap<Ticket, u32>,
 }
 
-impl<T: Clone> Partition<T> {
+impl<T: Sendable> Partition<T> {
     /// From a checkpoint, or (without one) from the first record that the log still has.
     #[must_use]
     pub fn load(checkpoint: Option<Checkpoint>, log_start: u64) -> Self {
@@ -182,6 +202,9 @@ impl<T: Clone> Partition<T> {
             others,
             beginning: BTreeMap::new(),
             waiting: BTreeSet::new(),
+            loaded: BTreeSet::new(),
+            loaded_bytes: 0,
+            fetching: BTreeSet::new(),
             now: Millis(i64::MIN),
             skips: checkpoint.skips,
             ended: checkpoint.ended,
@@ -191,83 +214,6 @@ impl<T: Clone> Partition<T> {
             ahead: BTreeMap::new(),
             open: BTreeMap::new(),
         }
-    }
-
-    /// The unit waits until it is due, or is released.
-    fn wait_in_place(&mut self, position: Position) {
-        let Some(begun) = self.begun.get_mut(&position) else {
-            return;
-        };
-        if begun.single.held {
-            begun.phase = Phase::Held;
-        } else {
-            begun.phase = Phase::Waiting;
-            self.waiting.insert((begun.single.due, position));
-        }
-        if let Some(lane) = begun.lane().filter(|_| begun.rests()) {
-            self.lanes.waits(lane, true);
-        }
-    }
-
-    /// It goes on at once, whatever it waits for. False: it does not wait.
-    pub fn release(&mut self, position: Position) -> bool {
-        let Some(begun) = self.begun.get_mut(&position).filter(|b| b.waits()) else {
-            return false;
-        };
-        self.waiting.remove(&(begun.single.due, position));
-        begun.single.held = false;
-        begun.single.due = self.now;
-        begun.phase = Phase::Waiting;
-        self.waiting.insert((self.now, position));
-        true
-    }
-
-    /// What waits in place is being ended by hand: it goes out no more, and that counts with its record.
-    pub fn ends(&mut self, position: Position) {
-        let Some(begun) = self.begun.get_mut(&position).filter(|b| b.waits()) else {
-            return;
-        };
-        self.waiting.remove(&(begun.single.due, position));
-        begun.phase = Phase::Sending { place: false };
-        if let Some(lane) = begun.lane().filter(|_| begun.rests()) {
-            self.lanes.waits(lane, false);
-        }
-    }
-
-    /// The sends that go out together with the one at this position, if a unit begins there: whether it is a batch, and those sends.
-    pub fn unit(
-        &self,
-        position: Position,
-    ) -> Option<(bool, impl Iterator<Item = &Queued<T>> + Clone)> {
-        let begun = self.begun.get(&position)?;
-        let together = if begun.single.batch {
-            begun.others.len()
-        } else {
-            0
-        };
-        let others = begun.others[..together].iter().flatten();
-        Some((begun.single.batch, begun.send.iter().chain(others)))
-    }
-
-    /// Every unit that was begun and is not settled, by the position of its first.
-    pub fn begun_at(&self) -> impl Iterator<Item = Position> + '_ {
-        self.begun.keys().copied()
-    }
-
-    /// Units that wait in place, by the position of their first.
-    pub fn resting_at(&self) -> impl Iterator<Item = Position> + '_ {
-        self.begun
-            .iter()
-            .filter(|(_, b)| b.waits())
-            .map(|(position, _)| *position)
-    }
-
-    /// What waits in place for long: the first of each unit.
-    pub fn resting(&self) -> impl Iterator<Item = &Queued<T>> {
-        self.begun
-            .values()
-            .filter(|b| b.waits() && b.rests())
-            .filter_map(|b| b.send.as_ref())
     }
 
     /// Where reading at the live edge goes on.
@@ -352,28 +298,18 @@ impl<T: Clone> Partition<T> {
     /// first: [`Start::batch`] says so, and [`Self::begun`] when that has been done.
     pub fn next(&mut self, now: Millis, door: &mut dyn Door<T>) -> Option<Start<T>> {
         self.set_clock(now);
-        while let Some((due, position)) =
-            self.waiting.first().copied().filter(|(due, _)| *due <= now)
-        {
-            self.waiting.remove(&(due, position));
-            let Some(begun) = self.begun.get_mut(&position) else {
-                continue;
-            };
-            let Some(send) = begun.send.clone() else {
-                continue;
-            };
-            begun.phase = Phase::Again;
-            if begun.rests() {
-                self.lanes.waits(send.lane, false);
-            }
-            self.lanes.again(send);
-        }
+        self.go_again(now);
         let mut start = self.lanes.next(now, door)?;
         let position = start.queued.position;
         if let Some(begun) = self.begun.get_mut(&position) {
             begun.phase = Phase::Sending { place: start.send };
             if begun.single.batch {
-                start.others = begun.others.iter().flatten().cloned().collect();
+                start.others = begun
+                    .others
+                    .iter()
+                    .filter_map(Slot::here)
+                    .cloned()
+                    .collect();
             }
             return Some(start);
         }
@@ -386,8 +322,9 @@ impl<T: Clone> Partition<T> {
                 others,
                 ..Single::default()
             },
-            send: Some(start.queued.clone()),
-            others: start.others.iter().cloned().map(Some).collect(),
+            lane: Some(start.queued.lane),
+            first: Slot::Here(start.queued.clone()),
+            others: start.others.iter().cloned().map(Slot::Here).collect(),
             sent: start.send,
             phase: if start.batch {
                 Phase::Beginning
@@ -416,33 +353,6 @@ impl<T: Clone> Partition<T> {
         if !goes {
             self.put_back(position);
         }
-    }
-
-    /// The unit does not go out now: it waits in place and goes again as soon as it may.
-    fn put_back(&mut self, position: Position) {
-        let Some(begun) = self.begun.get_mut(&position) else {
-            return;
-        };
-        begun.single.due = self.now;
-        if let Some(lane) = begun.lane() {
-            self.lanes.ended(lane.webhook, Health::None);
-        }
-        self.wait_in_place(position);
-    }
-
-    /// A clock that is set back makes no wait in place longer.
-    fn set_clock(&mut self, now: Millis) {
-        let back = Millis(self.now.0.saturating_sub(now.0));
-        if self.now.0 != i64::MIN && back.0 > 0 {
-            for (due, position) in std::mem::take(&mut self.waiting) {
-                let due = Millis(due.0.saturating_sub(back.0));
-                if let Some(begun) = self.begun.get_mut(&position) {
-                    begun.single.due = due;
-                    self.waiting.insert((due, position));
-                }
-            }
-        }
-        self.now = now;
     }
 
     /// What is known of a send that was begun: attempts made in its run, and when the first one of its run began (zero: none).
@@ -478,7 +388,7 @@ impl<T: Clone> Partition<T> {
         let Phase::Sending { place } = begun.phase else {
             return;
         };
-        if let Some(lane) = begun.lane().filter(|_| place) {
+        if let Some(lane) = begun.lane.filter(|_| place) {
             self.lanes.ended(lane.webhook, health);
         }
         (begun.single.attempts, begun.single.first_try) = (made.attempts, made.first_try);
@@ -536,36 +446,34 @@ impl<T: Clone> Partition<T> {
         let Some(begun) = self.begun.remove(&position) else {
             return;
         };
-        let lane = begun.lane();
+        let lane = begun.lane;
         let mut others = begun.others.into_iter();
         if begun.single.batch {
             for position in &begun.single.others {
                 self.passed_over(*position, ticket, lane);
             }
-        } else if let Some(next) = others.next().flatten() {
+        } else if let Some((next, later)) = begun.single.others.split_first() {
             // Of a batch that was split, the next one goes on in its place.
             self.passed_over(position, ticket, lane);
-            self.others.remove(&next.position);
-            let (position, lane) = (next.position, next.lane);
-            let later = &begun.single.others[1..];
+            self.others.remove(next);
             self.others
-                .extend(later.iter().map(|other| (*other, position)));
+                .extend(later.iter().map(|other| (*other, *next)));
             let single = Single {
                 others: later.to_vec(),
                 ..begun.single.next(self.now)
             };
-            let next = Begun {
-                single,
-                send: Some(next),
+            let goes_on = Begun {
+                lane,
+                first: others.next().unwrap_or(Slot::Missing),
                 others: others.collect(),
                 sent: true,
-                phase: Phase::Found,
+                ..Begun::found(single)
             };
-            self.begun.insert(position, next);
-            if lane.kind.is_ordered() {
+            self.begun.insert(*next, goes_on);
+            if let Some(lane) = lane.filter(|lane| lane.kind.is_ordered()) {
                 self.lanes.hold(lane);
             }
-            self.wait_in_place(position);
+            self.wait_in_place(*next);
             return;
         }
         self.passed_over(position, ticket, lane);
@@ -624,7 +532,7 @@ impl<T: Clone> Partition<T> {
             .iter()
             .filter(|(_, b)| b.phase != Phase::Beginning && !self.beginning.is_empty())
             .filter(|(position, b)| {
-                b.lane()
+                b.lane
                     .and_then(|lane| lanes.get(&lane))
                     .is_some_and(|cursor| cursor <= *position)
             })

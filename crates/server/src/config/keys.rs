@@ -138,7 +138,7 @@ pub(crate) const SECTIONS: [(&str, &str); 9] = [
 ];
 
 /// All keys but the properties of the Kafka client.
-pub(crate) const KEYS: [Key; 24] = [
+pub(crate) const KEYS: [Key; 25] = [
     Key {
         section: "journal",
         name: "engine",
@@ -271,6 +271,13 @@ pub(crate) const KEYS: [Key; 24] = [
         form: Form::Span(Duration::from_secs(1), Duration::from_secs(3_650 * 86_400)),
         preset: Preset::Span(limits::MAX_HOLD),
         about: "What has waited for its turn in its lane for longer ends `expired`. Compare `hookline_dispatch_oldest_undelivered_seconds` with it, and raise an alarm well before.",
+    },
+    Key {
+        section: "dispatch",
+        name: "resting_bytes",
+        form: Form::Size(64 * 1024, 64 << 30),
+        preset: Preset::Size(limits::WORKER_RESTING_BYTES as u64),
+        about: "The first of an ordered lane, or a batch, that failed waits in memory for its next attempt; beyond so many bytes of them, per process, they are read again when they are due.",
     },
     Key {
         section: "history",

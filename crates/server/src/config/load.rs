@@ -309,6 +309,7 @@ fn config(engine: Engine, values: Values, secrets_key: Option<SecretString>) -> 
             after: take!(values, "dispatch.old_end_after", Span),
             bytes: take!(values, "dispatch.old_end_bytes", Size),
             max_hold: take!(values, "dispatch.max_hold", Span),
+            resting_bytes: take!(values, "dispatch.resting_bytes", Size),
         },
         log: LogConfig {
             level: take!(values, "log.level", Text),

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::{Partition, Ticket};
+use super::{Partition, Sendable, Ticket};
 use crate::ids::DeliveryId;
 use crate::time::Millis;
 
-impl<T: Clone> Partition<T> {
+impl<T: Sendable> Partition<T> {
     /// The record of `commands` at this offset is done, and so are all before it.
     pub fn command_done(&mut self, offset: u64) {
         self.commands = self.commands.max(offset + 1);

@@ -1,19 +1,75 @@
 //! What was begun, and how far it is.
 
-use super::Ticket;
+use super::{Sendable, Ticket, mutated};
 use crate::core::checkpoint::Single;
 use crate::core::lane::{LaneKey, Queued};
+use crate::ids::Position;
 use crate::time::Millis;
+
+/// A send of a unit, as far as it is in memory.
+#[derive(Debug)]
+#[cfg_attr(test, derive(Hash))]
+pub(super) enum Slot<T: Sendable> {
+    /// A takeover has found that it was begun; it is being read back.
+    Missing,
+    /// All of it.
+    Here(Queued<T>),
+    /// Its payload stands in the log only.
+    Away(T::Outline),
+}
+
+impl<T: Sendable> Clone for Slot<T> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Missing => Self::Missing,
+            Self::Here(queued) => Self::Here(queued.clone()),
+            Self::Away(outline) => Self::Away(outline.clone()),
+        }
+    }
+}
+
+impl<T: Sendable> Slot<T> {
+    pub(super) fn here(&self) -> Option<&Queued<T>> {
+        match self {
+            Self::Here(queued) => Some(queued),
+            Self::Missing | Self::Away(_) => None,
+        }
+    }
+
+    pub(super) fn outline(&self) -> Option<T::Outline> {
+        match self {
+            Self::Here(queued) => Some(queued.payload.outline()),
+            Self::Away(outline) => Some(outline.clone()),
+            Self::Missing => None,
+        }
+    }
+
+    /// It will be kept for long.
+    fn alone(&mut self) {
+        if let Self::Here(queued) = self {
+            (queued.payload, queued.bytes) = queued.payload.alone();
+        }
+    }
+
+    /// Gives its payload back.
+    fn put_away(&mut self) {
+        if let Self::Here(queued) = self {
+            *self = Self::Away(queued.payload.outline());
+        }
+    }
+}
 
 /// A unit that was begun and is not settled.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone, Hash))]
-pub(super) struct Begun<T> {
+pub(super) struct Begun<T: Sendable> {
     pub(super) single: Single,
-    /// The send; of one that a takeover has found only its position is known, until it is read back.
-    pub(super) send: Option<Queued<T>>,
+    /// Its lane; of one that a takeover has found only the position is known, until it is read back.
+    pub(super) lane: Option<LaneKey>,
+    /// The send, or the first of the batch.
+    pub(super) first: Slot<T>,
     /// See [`Single::others`].
-    pub(super) others: Vec<Option<Queued<T>>>,
+    pub(super) others: Vec<Slot<T>>,
     /// It holds its lane: it goes out, or did. Else it is being ended without an exchange.
     pub(super) sent: bool,
     pub(super) phase: Phase,
@@ -32,19 +88,70 @@ impl Single {
     }
 }
 
-impl<T> Begun<T> {
+impl<T: Sendable> Begun<T> {
     pub(super) fn found(single: Single) -> Self {
         Self {
-            others: single.others.iter().map(|_| None).collect(),
+            others: single.others.iter().map(|_| Slot::Missing).collect(),
             single,
-            send: None,
+            lane: None,
+            first: Slot::Missing,
             sent: true,
             phase: Phase::Found,
         }
     }
 
-    pub(super) fn lane(&self) -> Option<LaneKey> {
-        self.send.as_ref().map(|send| send.lane)
+    /// Its sends with their positions, `first` being its own.
+    pub(super) fn slots(&self, first: Position) -> impl Iterator<Item = (Position, &Slot<T>)> {
+        let others = self.single.others.iter().copied().zip(&self.others);
+        [(first, &self.first)].into_iter().chain(others)
+    }
+
+    /// Those of them that go out together.
+    pub(super) fn together(&self) -> impl Iterator<Item = &Slot<T>> + Clone {
+        let others = if self.single.batch {
+            self.others.as_slice()
+        } else {
+            &[]
+        };
+        [&self.first].into_iter().chain(others)
+    }
+
+    /// Whether all that goes out together is in memory.
+    pub(super) fn whole(&self) -> bool {
+        let others = usize::MAX * usize::from(!mutated!(BatchGoesInPart));
+        let mut together = self.together().take(others.max(1));
+        together.all(|slot| slot.here().is_some())
+    }
+
+    /// What its payloads take of memory.
+    pub(super) fn bytes(&self) -> usize {
+        let slots = [&self.first].into_iter().chain(&self.others);
+        slots
+            .filter_map(Slot::here)
+            .map(|queued| queued.bytes)
+            .sum()
+    }
+
+    /// See [`Sendable::alone`].
+    pub(super) fn alone(&mut self) {
+        self.slots_mut().for_each(Slot::alone);
+    }
+
+    pub(super) fn put_away(&mut self) {
+        self.slots_mut().for_each(Slot::put_away);
+    }
+
+    fn slots_mut(&mut self) -> impl Iterator<Item = &mut Slot<T>> {
+        [&mut self.first].into_iter().chain(&mut self.others)
+    }
+
+    /// Until when it waits, by what it knows now.
+    pub(super) fn until(&self) -> Millis {
+        if self.single.held {
+            Millis(i64::MAX)
+        } else {
+            self.single.due
+        }
     }
 
     /// It waits in place: for its time, or for somebody.
@@ -54,7 +161,7 @@ impl<T> Begun<T> {
 
     /// Whether lanes are told that it waits in place.
     pub(super) fn rests(&self) -> bool {
-        self.single.batch || self.lane().is_some_and(|lane| lane.kind.is_ordered())
+        self.single.batch || self.lane.is_some_and(|lane| lane.kind.is_ordered())
     }
 }
 
@@ -67,6 +174,8 @@ pub(super) enum Phase {
     Waiting,
     /// Waits in place until somebody releases or ends it.
     Held,
+    /// Is due, or released; its payloads are being read again.
+    Fetching,
     /// Waits in its lane to go again.
     Again,
     /// A batch whose beginning is being written down.

@@ -1,11 +1,11 @@
 //! What is needed of the logs: of `deliveries`, and of what was moved out of its way to `held`.
 
-use super::{Partition, mutated};
+use super::{Partition, Sendable, mutated};
 use crate::core::held::{Held, HeldRange};
 use crate::core::lane::LaneKey;
 use crate::ids::Position;
 
-impl<T: Clone> Partition<T> {
+impl<T: Sendable> Partition<T> {
     /// The lowest record of `deliveries` that is still needed: the lowest that is not settled, but for those that stand in `held`.
     #[must_use]
     pub fn low(&self) -> u64 {

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use super::begun::{Begun, Phase};
-use super::{After, Made, Partition, Read, Replayed, Ticket, after, mutated};
+use super::{After, Made, Partition, Replayed, Sendable, Ticket, after, mutated};
 use crate::core::checkpoint::Single;
 use crate::core::lane::LaneKey;
 use crate::ids::{Position, WebhookUid};
 use crate::time::Millis;
 
-impl<T: Clone> Partition<T> {
+impl<T: Sendable> Partition<T> {
     fn outstanding(&self, position: Position, webhook: WebhookUid) -> bool {
         if self.begun.contains_key(&position) || self.others.contains_key(&position) {
             return true;
@@ -147,35 +147,17 @@ impl<T: Clone> Partition<T> {
         found
     }
 
-    /// Such a send was read back.
-    pub fn restore(&mut self, read: Read<T>) {
-        let position = read.position;
-        let first = self.others.get(&position).copied().unwrap_or(position);
-        let Some(begun) = self
-            .begun
-            .get_mut(&first)
-            .filter(|b| b.phase == Phase::Found)
-        else {
-            return;
-        };
-        if first == position {
-            begun.send = Some(read.queued());
-        } else if let Ok(index) = begun.single.others.binary_search(&position) {
-            begun.others[index] = Some(read.queued());
-        }
-    }
-
     /// Everything that was begun has been read back.
     pub fn restored(&mut self) {
         let found: Vec<Position> = self
             .begun
             .iter()
-            .filter(|(_, b)| b.phase == Phase::Found && b.send.is_some())
+            .filter(|(_, b)| b.phase == Phase::Found && b.lane.is_some())
             .map(|(position, _)| *position)
             .collect();
         let mut heads: BTreeMap<LaneKey, Position> = BTreeMap::new();
         for position in found {
-            let lane = self.begun.get(&position).and_then(Begun::lane);
+            let lane = self.begun.get(&position).and_then(|begun| begun.lane);
             let Some(lane) = lane.filter(|_| !mutated!(RestoredDoesNotHold)) else {
                 self.wait_in_place(position);
                 continue;
@@ -200,17 +182,19 @@ impl<T: Clone> Partition<T> {
         let Some(later) = self.begun.remove(&position) else {
             return;
         };
+        self.unloads(head);
         let Some(begun) = self.begun.get_mut(&head) else {
             return;
         };
         for (position, send) in [position]
             .into_iter()
             .chain(later.single.others)
-            .zip([later.send].into_iter().chain(later.others))
+            .zip([later.first].into_iter().chain(later.others))
         {
             begun.single.others.push(position);
             begun.others.push(send);
             self.others.insert(position, head);
         }
+        self.loads(head);
     }
 }

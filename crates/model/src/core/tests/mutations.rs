@@ -46,6 +46,7 @@ fn finders(mutation: Mutation) -> &'static [Search] {
         OrderNotKept => &[PARTITION, ORDERED],
         RestoredDoesNotHold => &[PARTITION, ORDERED],
         OthersForgotten => &[PARTITION, BATCHED],
+        BatchGoesInPart => &[PARTITION],
         DeltaOnWrongBase => &[CHECKPOINTS],
         LastCheckpointBelieved => &[CHECKPOINTS],
         DeletedIsBelieved => &[CHECKPOINTS],

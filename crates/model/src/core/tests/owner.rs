@@ -374,6 +374,25 @@ impl Owner {
         }
     }
 
+    /// Gives the payloads of what waits back, but for so many bytes.
+    pub(super) fn put_away(&mut self, world: &mut World, bytes: usize) {
+        let before = self.partition.resting_bytes();
+        self.partition.put_away(bytes, Millis(world.now));
+        let away = before > self.partition.resting_bytes();
+        world.provoked.put_away += u32::from(away);
+    }
+
+    /// Reads some of what is due, and is not in memory.
+    pub(super) fn fetch(&mut self, world: &mut World, sends: usize) -> Result<(), Stop> {
+        let held = self.partition.held().clone();
+        for position in self.partition.to_fetch(sends) {
+            self.partition
+                .restore(world.read_back(&held, position)?, true);
+            world.provoked.fetched += 1;
+        }
+        Ok(())
+    }
+
     pub(super) fn append(&mut self) {
         if self.ended.is_empty() {
             return;

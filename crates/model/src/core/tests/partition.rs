@@ -85,6 +85,9 @@ pub(super) enum Act {
         again: bool,
         records: u8,
     },
+    /// Gives payloads of what waits back, but for a few bytes.
+    PutAway(u8),
+    Fetch(u8),
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -103,6 +106,8 @@ fn act() -> impl Strategy<Value = Act> {
         2 => Just(Act::Cache),
         2 => Just(Act::Delete),
         2 => (any::<bool>(), 1_u8..9).prop_map(|(again, records)| Act::Move { again, records }),
+        2 => (0_u8..40).prop_map(Act::PutAway),
+        2 => (1_u8..4).prop_map(Act::Fetch),
     ]
 }
 
@@ -234,6 +239,8 @@ fn perform(world: &mut World, which: usize, act: Act) -> TestCaseResult {
             }
             Act::Delete => owner.delete(world),
             Act::Move { again, records } => owner.copy(world, again, u64::from(records))?,
+            Act::PutAway(bytes) => owner.put_away(world, usize::from(bytes)),
+            Act::Fetch(sends) => owner.fetch(world, usize::from(sends))?,
         }
         Ok(())
     });
@@ -262,6 +269,7 @@ fn live_through((incoming, ops, shape): Case) -> Result<Provoked, TestCaseError>
     let mut world = World {
         shape: SHAPES[usize::from(shape)],
         incoming: incoming.into_iter().map(Rc::new).collect(),
+        thrifty: true,
         ..World::default()
     };
     for op in ops {
@@ -346,6 +354,7 @@ fn calm(world: &mut World) -> TestCaseResult {
             }
             owner.scan(world, 5)?;
             owner.release();
+            owner.fetch(world, 2)?;
             result = owner.start(world, 100);
             while !owner.sending.is_empty() {
                 owner.end(world, 0, How::Delivered);
@@ -419,6 +428,42 @@ fn who_claims_from_older_progress_than_there_is_by_then_begins_anew() {
     assert_eq!((provoked.outdated, provoked.deletions > 0), (1, true));
 }
 
+/// The same, where the newer progress knows nothing more of `attempts`: what waited had been moved out of the way, and the owner has only read on.
+#[test]
+fn progress_that_has_only_read_on_counts_as_newer() {
+    let record = |event| Record {
+        source: from_events(0, event),
+        sends: vec![Send {
+            event,
+            webhook: 1,
+            attempts: 0,
+        }],
+    };
+    let act = |act| Op::Act { former: false, act };
+    let ops = vec![
+        Op::Publish(1),
+        Op::TakeOver,
+        act(Act::Live(1)),
+        act(Act::Move {
+            again: false,
+            records: 1,
+        }),
+        act(Act::Store),
+        Op::TakeOver,
+        Op::Publish(1),
+        act(Act::Cache),
+        Op::Look,
+        act(Act::Live(1)),
+        act(Act::Cache),
+        act(Act::Delete),
+        Op::Claim { second: false },
+        act(Act::Cache),
+        act(Act::Delete),
+    ];
+    let provoked = live_through((vec![record(0), record(1)], ops, 0)).expect("nothing is lost");
+    assert_eq!((provoked.outdated, provoked.deletions > 0), (1, true));
+}
+
 #[test]
 fn the_cases_provoke_what_they_are_about() {
     let sum = Cell::new(Provoked::default());
@@ -443,6 +488,8 @@ fn the_cases_provoke_what_they_are_about() {
         all.moves += one.moves;
         all.cleanings += one.cleanings;
         all.copies_read += one.copies_read;
+        all.put_away += one.put_away;
+        all.fetched += one.fetched;
         sum.set(all);
         Ok(())
     });
@@ -466,6 +513,8 @@ fn the_cases_provoke_what_they_are_about() {
         sum.moves,
         sum.cleanings,
         sum.copies_read,
+        sum.put_away,
+        sum.fetched,
     ];
     // What a property never met it says nothing about.
     assert!(all.iter().all(|count| *count > 0), "{sum:?}");
