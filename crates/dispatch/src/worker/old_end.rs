@@ -26,6 +26,8 @@ const MARK_BYTES: u64 = 1024 * 1024;
 const MARK_EVERY: Duration = Duration::from_secs(1);
 /// How often, at most and at least, it is looked whether something has become too old.
 const LOOK_MIN: Duration = Duration::from_millis(500);
+/// How often, at least, it is looked how much follows the old end.
+const LOOK_FOR_BYTES: Duration = Duration::from_secs(10);
 /// See [`LOOK_MIN`].
 const LOOK_MAX: Duration = Duration::from_secs(600);
 /// How many records tell how large those are that were written before.
@@ -241,7 +243,8 @@ impl Worker {
 
     async fn look_at_old_end(&mut self) -> Result<(), WorkerError> {
         let (now, config) = (self.shared.clock.now(), &self.shared.config);
-        let every = (config.old_end_after / 20).clamp(LOOK_MIN, LOOK_MAX);
+        // Bytes may come fast, whatever time it takes to grow old.
+        let every = (config.old_end_after / 20).clamp(LOOK_MIN, LOOK_FOR_BYTES);
         if self.old_end.copying.is_some()
             || (now.since(self.old_end.looked) < every && now >= self.old_end.looked)
         {

@@ -17,9 +17,12 @@ use tokio::time::Instant;
 use crate::healthy::{self, Healthy, PARTITIONS, SILENCE};
 use crate::hookline::{bucket, webhook};
 use crate::load::{event, publish_at};
-use crate::process::{Spread, peak_rss_mib};
+use crate::process::{Spread, median, peak_rss_mib};
 use crate::receiver::ReceiverProcess;
 use crate::{Figure, LATENCY_RATE, Scale, print, say, settle};
+
+/// How often the healthy are measured, alone and beside the trouble.
+const TIMES: usize = 3;
 
 /// How much trouble.
 struct Trouble {
@@ -66,11 +69,11 @@ pub(crate) async fn measure(scale: Scale) {
     say("the healthy alone …");
     run.drain(scale.deliveries / 4).await;
     settle().await;
-    let alone = run.healthy_twice(scale).await;
+    let alone = run.healthy_times(scale).await;
     say("trouble: a slow endpoint's backlog, hanging endpoints, one that fails for ever …");
     run.trouble(&trouble, &program).await;
     say("the healthy beside it …");
-    let beside = run.healthy_twice(scale).await;
+    let beside = run.healthy_times(scale).await;
     let memory = peak_rss_mib(program.pid().as_raw());
     let behind = program.metric("hookline_dispatch_lanes_behind", "").await;
     let scanned = program
@@ -88,15 +91,16 @@ pub(crate) async fn measure(scale: Scale) {
     assert!(program.stop().await.success(), "it stops gracefully");
 
     let ratio = |of: &dyn Fn(&Seen) -> f64| {
-        f64::midpoint(of(&beside[0]), of(&beside[1])) / f64::midpoint(of(&alone[0]), of(&alone[1]))
+        let [beside, alone] = [&beside, &alone].map(|seen| median(seen.iter().map(of).collect()));
+        beside / alone
     };
     let rate = ratio(&|seen| seen.rate);
     let p50 = ratio(&|seen| seen.age.p50 as f64);
     let p99 = ratio(&|seen| seen.age.p99 as f64);
     let all = |of: &dyn Fn(&Seen) -> String| {
-        let [a, b] = alone.each_ref().map(of);
-        let [c, d] = beside.each_ref().map(of);
-        format!("{a}, {b}; {c}, {d}")
+        let [alone, beside] =
+            [&alone, &beside].map(|seen| seen.iter().map(of).collect::<Vec<_>>().join(", "));
+        format!("{alone}; {beside}")
     };
     let mib = |bytes: f64| bytes / f64::from(1 << 20);
     let rest = |name, value: String| Figure {
@@ -177,9 +181,13 @@ async fn register(site: &Site, receiver: &ReceiverProcess, trouble: &Trouble) {
 }
 
 impl Healthy<'_> {
-    /// Twice, because these machines are noisy; ratios are those of the means.
-    async fn healthy_twice(&mut self, scale: Scale) -> [Seen; 2] {
-        [self.healthy(scale).await, self.healthy(scale).await]
+    /// Some times, because these machines are noisy; ratios are those of the medians.
+    async fn healthy_times(&mut self, scale: Scale) -> Vec<Seen> {
+        let mut seen = Vec::with_capacity(TIMES);
+        for _ in 0..TIMES {
+            seen.push(self.healthy(scale).await);
+        }
+        seen
     }
 
     /// From publishing the first to the last request, and then at a steady rate.

@@ -71,3 +71,9 @@ impl Spread {
         }
     }
 }
+
+/// The one in the middle of an odd number of figures.
+pub(crate) fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
+}
