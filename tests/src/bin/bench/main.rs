@@ -7,6 +7,7 @@
 mod bare;
 mod fairness;
 mod healthy;
+mod history;
 mod hookline;
 mod lanes;
 mod load;
@@ -72,6 +73,8 @@ fn main() -> ExitCode {
                 runtime.block_on(registry::measure(scale));
             } else if arguments.iter().any(|a| a == "order") {
                 runtime.block_on(order::measure(scale));
+            } else if arguments.iter().any(|a| a == "history") {
+                runtime.block_on(history::measure(scale, &arguments));
             } else if arguments.iter().any(|a| a == "lanes") {
                 runtime.block_on(lanes::measure(scale));
             } else {

@@ -37,6 +37,14 @@ fn mib(pid: i32, what: &str) -> f64 {
     kib.unwrap_or(0.0) / 1024.0
 }
 
+/// What a process wrote so far, to files, sockets and pipes, in KiB.
+pub(crate) fn written_kib(pid: i32) -> f64 {
+    let io = fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
+    let line = io.lines().find_map(|line| line.strip_prefix("wchar:"));
+    let bytes = line.and_then(|bytes| bytes.trim().parse::<f64>().ok());
+    bytes.unwrap_or(0.0) / 1024.0
+}
+
 /// Microseconds since 1970, comparable between the processes of one machine.
 #[expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 pub(crate) fn now_us() -> u64 {
