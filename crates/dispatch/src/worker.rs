@@ -4,6 +4,7 @@
 mod away;
 mod by_hand;
 mod follow;
+mod forget;
 mod free;
 mod old_end;
 mod read;
@@ -148,6 +149,8 @@ pub(crate) struct Worker {
     /// Something has changed since what waits in place was asked whether it is still wanted, at that time.
     ask_resting: bool,
     resting_asked: Millis,
+    /// When the registry was asked last which jobs are over.
+    jobs_asked: Millis,
     tasks: JoinSet<()>,
     live: Box<dyn Reader>,
     /// When a send from the live edge was last queued.
@@ -234,6 +237,7 @@ impl Worker {
             draining: false,
             ask_resting: true,
             resting_asked: Millis(0),
+            jobs_asked: Millis(0),
             tasks: JoinSet::new(),
             live,
             live_queued_at: tokio::time::Instant::now(),
@@ -633,6 +637,7 @@ impl Worker {
         self.partition
             .lanes()
             .tidy(|webhook| snapshot.webhook(webhook).is_some());
+        self.forget_jobs(now);
         let checkpoint = self
             .partition
             .checkpoint(self.log.epoch(), self.log.inspected(), now);

@@ -203,8 +203,12 @@ pub const OVERLAP_DEFAULT: Duration = secs(24 * 3600);
 pub const CONNECTORS_MAX: usize = 1_000;
 /// Jobs of one project, those that are over included.
 pub const JOBS_MAX: usize = 2_000;
-/// How long a job is shown after it is over. Its marks among those of a partition are kept for half of that, so the record outlives them.
+/// How long a job is shown after it is over.
 pub const JOB_KEPT: Duration = secs(14 * 24 * 3600);
+/// How long a partition remembers how far a job came after it is over. A runner that was stopped in between may still write what is recognised as
+/// a repeat within this time. The job itself is kept for longer, because it says when it was over.
+pub const JOB_MARK_KEPT: Duration = secs(7 * 24 * 3600);
+const _: () = assert!(JOB_MARK_KEPT.as_millis() * 2 <= JOB_KEPT.as_millis());
 /// Event types of one project.
 pub const EVENT_TYPES_MAX: usize = 2_000;
 

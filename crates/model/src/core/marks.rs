@@ -2,13 +2,16 @@
 //!
 //! Every send on `deliveries` says where it came from: a stream and a position in it, and writers keep each stream's order. So the highest
 //! position seen of a stream tells what is new: a process killed between producing and committing, or a zombie of it, repeats nothing.
+//!
+//! A stream is forgotten when it can no longer speak. That is judged by what has been read, not by a clock: a repeat that was written in time may be
+//! read much later, when the partition stood still in between, and the mark must still be there then.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::mutation::mutated;
 use crate::ids::{Position, WebhookUid};
-use crate::limits::PATH_MARK_GRACE;
+use crate::limits::{JOB_MARK_KEPT, PATH_MARK_GRACE};
 use crate::time::Millis;
 use crate::wire;
 
@@ -93,7 +96,7 @@ impl Stream {
         })
     }
 
-    /// How long after it last spoke it is forgotten; `None`: never.
+    /// How long after it last spoke it is forgotten; `None`: never, or when somebody says that it is over ([`SourceMarks::forget_jobs`]).
     fn forgotten_after(&self) -> Option<Duration> {
         match self {
             Self::Path(tiers) => {
@@ -105,6 +108,17 @@ impl Stream {
             Self::Events { .. } | Self::Job { .. } | Self::Commands { .. } => None,
         }
     }
+}
+
+/// How a job stands whose sends have been read, by the registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JobIs {
+    /// It is not over.
+    Open,
+    /// It was over at this moment.
+    Over(Millis),
+    /// The registry no longer has it.
+    Gone,
 }
 
 /// The highest position seen of every stream.
@@ -131,13 +145,42 @@ impl SourceMarks {
         }
     }
 
-    /// Forgets the streams that can no longer speak.
-    pub fn forget(&mut self, now: Millis) {
+    /// Forgets the paths that can no longer speak, where everything that was written before `entered` has been read.
+    pub fn forget(&mut self, entered: Millis) {
         self.marks.retain(|stream, (_, seen)| {
             stream
                 .forgotten_after()
-                .is_none_or(|after| now.since(*seen) <= after)
+                .is_none_or(|after| entered.since(*seen) <= after)
         });
+    }
+
+    /// Forgets the jobs that were over long before `entered`, up to which everything has been read. Of one that is gone it is not known when it
+    /// was over; when it last spoke stands for that.
+    pub fn forget_jobs(&mut self, entered: Millis, mut is: impl FnMut(&str) -> JobIs) {
+        self.marks.retain(|stream, (_, seen)| {
+            let Stream::Job { job, .. } = stream else {
+                return true;
+            };
+            let over = match is(job) {
+                JobIs::Open => return true,
+                JobIs::Over(at) => at,
+                JobIs::Gone => *seen,
+            };
+            let kept = if mutated!(JobsForgottenEarly) {
+                Duration::ZERO
+            } else {
+                JOB_MARK_KEPT
+            };
+            entered.since(over) <= kept
+        });
+    }
+
+    /// The jobs among the streams; each as often as it has source partitions here.
+    pub fn jobs(&self) -> impl Iterator<Item = &str> {
+        self.marks.keys().filter_map(|stream| match stream {
+            Stream::Job { job, .. } => Some(&**job),
+            Stream::Events { .. } | Stream::Path(_) | Stream::Commands { .. } => None,
+        })
     }
 
     /// Number of streams remembered.
@@ -290,6 +333,37 @@ mod tests {
                 .plus(Duration::from_millis(5000)),
         );
         assert_eq!(marks.len(), 1);
+    }
+
+    #[test]
+    fn a_job_is_forgotten_days_after_it_is_over_by_what_has_been_read() {
+        let mut marks = SourceMarks::default();
+        for (job, now) in [("open", 0), ("over", 0), ("gone", 5)] {
+            let source = wire::Source {
+                stream: Some(wire::source::Stream::Job(wire::FromJob {
+                    job: job.into(),
+                    partition: 0,
+                    offset: 3,
+                })),
+            };
+            assert!(admit(&mut marks, &source, 1, now));
+        }
+        admit(&mut marks, &from_events(1), 1, 0);
+        let is = |job: &str| match job {
+            "open" => JobIs::Open,
+            "over" => JobIs::Over(Millis(9)),
+            _ => JobIs::Gone,
+        };
+        // Whatever the clock says: nothing has been read that came in later.
+        marks.forget_jobs(Millis(i64::MIN), is);
+        assert_eq!(marks.jobs().collect::<Vec<_>>(), ["gone", "open", "over"]);
+        marks.forget_jobs(Millis(5).plus(JOB_MARK_KEPT), is);
+        assert_eq!(marks.jobs().count(), 3);
+        marks.forget_jobs(Millis(9).plus(JOB_MARK_KEPT), is);
+        assert_eq!(marks.jobs().collect::<Vec<_>>(), ["open", "over"]);
+        marks.forget_jobs(Millis(10).plus(JOB_MARK_KEPT), is);
+        assert_eq!(marks.jobs().collect::<Vec<_>>(), ["open"]);
+        assert_eq!(marks.len(), 2);
     }
 
     #[test]

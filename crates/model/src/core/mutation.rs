@@ -56,6 +56,8 @@ faults! {
     MarksByRecord,
     /// All paths are one stream, so that tickets of a short one overtake those of a long one.
     PathsAreOneStream,
+    /// A job is forgotten as soon as it is over.
+    JobsForgottenEarly,
     /// What was begun is not copied with what waits.
     BegunNotCopied,
     /// A scan ends a record before the live edge.

@@ -21,7 +21,7 @@ use begun::{Begun, Phase, Slot};
 use super::checkpoint::{Checkpoint, Single};
 use super::held::Held;
 use super::lane::{Door, Health, LaneKey, Lanes, Offered, QueueLimits, Queued, Start};
-use super::marks::{SourceMarks, Stream, StreamPosition};
+use super::marks::{JobIs, SourceMarks, Stream, StreamPosition};
 use super::mutation::mutated;
 use crate::ids::{DeliveryId, Position};
 use crate::time::Millis;
@@ -149,6 +149,8 @@ pub struct Partition<T: Sendable> {
     fetching: BTreeSet<(Millis, Position)>,
     /// The time last heard of.
     now: Millis,
+    /// Everything that came into the log before this moment has been read.
+    entered: Millis,
     /// Positions that a lane passes over: repeats, and what was dealt with out of turn. From, to (exclusive).
     skips: BTreeMap<Position, Position>,
     /// See [`Checkpoint::ended`].
@@ -206,6 +208,7 @@ impl<T: Sendable> Partition<T> {
             loaded_bytes: 0,
             fetching: BTreeSet::new(),
             now: Millis(i64::MIN),
+            entered: Millis(i64::MIN),
             skips: checkpoint.skips,
             ended: checkpoint.ended,
             commands: checkpoint.commands,
@@ -266,6 +269,22 @@ impl<T: Sendable> Partition<T> {
         }) {
             self.ahead.pop_first();
         }
+    }
+
+    /// What was handed to [`Self::live`] last came into the log at this moment, so that nothing from before is still to come.
+    pub fn entered(&mut self, at: Millis) {
+        self.entered = self.entered.max(at);
+    }
+
+    /// Whether sends of jobs have come whose streams are remembered.
+    #[must_use]
+    pub fn remembers_jobs(&self) -> bool {
+        self.marks.jobs().next().is_some()
+    }
+
+    /// Forgets how far jobs came that can no longer speak; `is` says how a job stands.
+    pub fn forget_jobs(&mut self, is: impl FnMut(&str) -> JobIs) {
+        self.marks.forget_jobs(self.entered, is);
     }
 
     /// Whether the scan under way takes a send of this lane at this position.
@@ -518,7 +537,7 @@ impl<T: Sendable> Partition<T> {
     /// The state to cache. `inspected` is where `attempts` has been followed to ([`super::claims::OwnLog::inspected`]).
     #[must_use]
     pub fn checkpoint(&mut self, epoch: u64, inspected: u64, now: Millis) -> Checkpoint {
-        self.marks.forget(now);
+        self.marks.forget(self.entered);
         self.ended.retain(|_, forgotten| *forgotten > now);
         self.held.settled_below(self.oldest());
         // A batch whose beginning may not count yet stands in its lane, with all that follows it there; what was begun of that is passed over.

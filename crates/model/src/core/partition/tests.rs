@@ -125,3 +125,47 @@ fn a_run_that_begins_is_written_down_again_until_it_stands_in_the_log() {
     assert_eq!((next.commands_over(), next.unsettled()), (7, 0));
     assert_eq!(next.checkpoint(1, 9, Millis(0)).attempts_end, 9);
 }
+
+/// A job's send in the record at this offset.
+fn from_job(partition: &mut Partition<()>, offset: u64, entered: Millis, now: Millis) -> Admitted {
+    let source = wire::Source {
+        stream: Some(wire::source::Stream::Job(wire::FromJob {
+            job: "redrive".into(),
+            partition: 0,
+            offset: 77,
+        })),
+    };
+    let (stream, at) = Stream::of(&source, WEBHOOK).expect("a stream");
+    let (read, ..) = read(offset);
+    let admitted = partition.live(read, stream, at, now, usize::MAX);
+    partition.entered(entered);
+    partition.passed(offset + 1);
+    admitted
+}
+
+#[test]
+fn what_a_zombie_of_a_job_wrote_in_time_is_a_repeat_however_late_it_is_read() {
+    let over = |_: &str| JobIs::Over(Millis(1_000));
+    let (day, month) = (86_400_000, 30 * 86_400_000);
+    let mut partition: Partition<()> = Partition::load(None, 0);
+    // The partition stood still for a month; the repeat was written a day after the first.
+    let first = from_job(&mut partition, 0, Millis(0), Millis(month));
+    assert_eq!(first, Admitted::Queued);
+    partition.forget_jobs(over);
+    let stored = partition.checkpoint(1, 9, Millis(month));
+    assert_eq!(stored.marks.len(), 1);
+    let mut next: Partition<()> = Partition::load(Some(stored), 0);
+    next.forget_jobs(over);
+    let again = from_job(&mut next, 1, Millis(day), Millis(2 * month));
+    assert_eq!(again, Admitted::Repeat);
+    next.forget_jobs(over);
+    assert!(next.remembers_jobs());
+    // With what came in more than seven days after its end it is forgotten.
+    assert_eq!(live(&mut next, 2), Admitted::Left);
+    next.entered(Millis(8 * day));
+    next.forget_jobs(|_| JobIs::Open);
+    assert!(next.remembers_jobs());
+    next.forget_jobs(over);
+    assert!(!next.remembers_jobs());
+    assert_eq!(next.checkpoint(1, 9, Millis(2 * month)).marks.len(), 1);
+}

@@ -3,9 +3,9 @@
 use proptest::prelude::*;
 
 use super::{config, from_events, from_job, from_path, source, uid};
-use crate::core::marks::{SourceMarks, Stream};
+use crate::core::marks::{JobIs, SourceMarks, Stream};
 use crate::ids::Position;
-use crate::limits::PATH_MARK_GRACE;
+use crate::limits::{JOB_MARK_KEPT, PATH_MARK_GRACE};
 use crate::time::Millis;
 use crate::wire;
 
@@ -22,6 +22,8 @@ pub(super) enum Op {
     },
     /// Time passes, as part of the longest wait.
     Wait(u8),
+    /// A job comes to its end, or is forgotten by the registry. It may still speak: its runner may not know.
+    Ends { job: u8, gone: bool },
     /// A checkpoint: streams that can no longer speak are forgotten, the rest is stored and loaded.
     Reload,
 }
@@ -31,6 +33,7 @@ pub(super) fn operations() -> impl Strategy<Value = Vec<Op>> {
     let op = prop_oneof![
         12 => send.prop_map(|(stream, offset, index, webhook)| Op::Send { stream, offset, index, webhook }),
         1 => any::<u8>().prop_map(Op::Wait),
+        1 => (0_u8..2, any::<bool>()).prop_map(|(job, gone)| Op::Ends { job, gone }),
         1 => Just(Op::Reload),
     ];
     proptest::collection::vec(op, 0..60)
@@ -43,18 +46,32 @@ struct Seen {
     time: i64,
 }
 
-/// How long a stream is remembered after it last spoke.
-fn remembered_ms(stream: u8) -> i64 {
-    let path = PATHS.get(usize::from(stream));
-    path.map_or(i64::MAX, |path| {
-        path.iter().sum::<u64>() as i64 + PATH_MARK_GRACE.as_millis() as i64
-    })
+/// The first of the streams of jobs, and the jobs.
+const FIRST_JOB: u8 = 7;
+const JOBS: [&str; 2] = ["a", "b"];
+
+/// Whether a stream that last spoke then is forgotten.
+fn is_forgotten(stream: u8, spoke: i64, jobs: [JobIs; 2], now: i64) -> bool {
+    let (since, kept) = match stream {
+        0..4 => {
+            let path: u64 = PATHS[usize::from(stream)].iter().sum();
+            (spoke, path as i64 + PATH_MARK_GRACE.as_millis() as i64)
+        }
+        FIRST_JOB | 8 => match jobs[usize::from(stream - FIRST_JOB)] {
+            JobIs::Open => return false,
+            JobIs::Over(at) => (at.0, JOB_MARK_KEPT.as_millis() as i64),
+            JobIs::Gone => (spoke, JOB_MARK_KEPT.as_millis() as i64),
+        },
+        _ => return false,
+    };
+    now - since > kept
 }
 
 pub(super) fn run(ops: Vec<Op>) -> Result<(), TestCaseError> {
     let mut marks = SourceMarks::default();
     let mut seen: Vec<Seen> = Vec::new();
     let mut now = 0_i64;
+    let mut jobs = [JobIs::Open; 2];
     for op in ops {
         match op {
             Op::Send {
@@ -85,7 +102,7 @@ pub(super) fn run(ops: Vec<Op>) -> Result<(), TestCaseError> {
                         )
                     }
                     7 | 8 => (
-                        from_job(["a", "b"][usize::from(stream) - 7], offset),
+                        from_job(JOBS[usize::from(stream - FIRST_JOB)], offset),
                         (offset, webhook),
                     ),
                     _ => {
@@ -108,8 +125,17 @@ pub(super) fn run(ops: Vec<Op>) -> Result<(), TestCaseError> {
                 }
             }
             Op::Wait(part) => now += i64::from(part) * PATH_MARK_GRACE.as_millis() as i64 / 200,
+            Op::Ends { job, gone } => {
+                let job = &mut jobs[usize::from(job)];
+                *job = match *job {
+                    JobIs::Open if gone => JobIs::Gone,
+                    JobIs::Open => JobIs::Over(Millis(now)),
+                    JobIs::Over(_) | JobIs::Gone => JobIs::Gone,
+                };
+            }
             Op::Reload => {
                 marks.forget(Millis(now));
+                marks.forget_jobs(Millis(now), |name| jobs[usize::from(name != JOBS[0])]);
                 let spoke = |stream| {
                     seen.iter()
                         .filter(|s| s.stream == stream)
@@ -118,7 +144,7 @@ pub(super) fn run(ops: Vec<Op>) -> Result<(), TestCaseError> {
                 };
                 let silent: Vec<u8> = (0..10)
                     .filter(|stream| {
-                        spoke(*stream).is_some_and(|at| now - at > remembered_ms(*stream))
+                        spoke(*stream).is_some_and(|at| is_forgotten(*stream, at, jobs, now))
                     })
                     .collect();
                 seen.retain(|s| !silent.contains(&s.stream));

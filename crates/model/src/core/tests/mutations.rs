@@ -36,6 +36,7 @@ fn finders(mutation: Mutation) -> &'static [Search] {
         HeldBackEpochWrong => &[PARTITION, CACHED_IN_PLACE],
         MarksByRecord => &[MARKS, PARTITION, FOLLOWED],
         PathsAreOneStream => &[TICKETS, PARTITION],
+        JobsForgottenEarly => &[MARKS],
         ScanRejoinsEarly => &[LANES, PARTITION, BEHIND],
         RefusedLaneTakesOn => &[LANES, PARTITION],
         CursorStays => &[LANES, PARTITION, BEHIND],

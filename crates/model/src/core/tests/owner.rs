@@ -176,6 +176,7 @@ impl Owner {
                 Admitted::Known => provoked.known += 1,
             }
         }
+        self.partition.entered(Millis(world.now));
         self.partition.passed(offset + 1);
         Ok(())
     }
