@@ -1,6 +1,6 @@
 //! What the tests of this crate share.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hookline_model::ids::Position;
@@ -53,10 +53,18 @@ pub(crate) fn postgres() -> Option<Server> {
 
 /// A store in a file of that directory, whose name must mean nothing in a URL.
 pub(crate) fn sqlite(dir: &Path) -> Store {
-    let file = dir.join("a #1 100%.db");
-    let store = Store::new(&format!("sqlite://{}", file.display())).unwrap();
-    assert!(!file.exists(), "nothing is done yet");
+    let store = sqlite_there(dir);
+    assert!(!sqlite_file(dir).exists(), "nothing is done yet");
     store
+}
+
+/// The same, where it may be there already.
+pub(crate) fn sqlite_there(dir: &Path) -> Store {
+    Store::new(&format!("sqlite://{}", sqlite_file(dir).display())).unwrap()
+}
+
+fn sqlite_file(dir: &Path) -> PathBuf {
+    dir.join("a #1 100%.db")
 }
 
 /// An attempt at this place, with little in it.

@@ -30,7 +30,7 @@ use sqlx::{AnyPool, ConnectOptions as _, Executor as _};
 use tokio::sync::{Mutex, OnceCell, Semaphore, SemaphorePermit};
 
 /// The migrations in their order. One that was released is never changed.
-const MIGRATIONS: [(i64, &str, &str); 3] = [
+const MIGRATIONS: [(i64, &str, &str); 4] = [
     (
         1,
         "attempts",
@@ -46,7 +46,11 @@ const MIGRATIONS: [(i64, &str, &str); 3] = [
         "statistics",
         include_str!("../../migrations/0003_statistics.sql"),
     ),
+    (4, "lists", include_str!("../../migrations/0004_lists.sql")),
 ];
+/// What a migration does besides with SQLite. The other database keeps statistics of its own.
+const MIGRATIONS_SQLITE: [(i64, &str); 1] =
+    [(4, include_str!("../../migrations/0004_lists_sqlite.sql"))];
 
 /// How long a question waits for a connection.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
@@ -245,7 +249,7 @@ impl Store {
         let _turn = ONE_BY_ONE.lock().await;
         loop {
             let before = self.version().await.unwrap_or_default();
-            match migrator(MIGRATIONS.len()).run(&self.pool).await {
+            match migrator(self.dialect, MIGRATIONS.len()).run(&self.pool).await {
                 Err(_) if self.version().await.unwrap_or_default() > before => {}
                 result => return Ok(result?),
             }
@@ -307,9 +311,16 @@ impl Store {
 }
 
 /// Brings tables to where so many migrations lead.
-fn migrator(count: usize) -> Migrator {
+fn migrator(dialect: Dialect, count: usize) -> Migrator {
+    let besides = |version: i64| {
+        let of_this = MIGRATIONS_SQLITE.iter().find(|(of, _)| *of == version);
+        of_this.filter(|_| dialect == Dialect::Sqlite)
+    };
     let migrations = MIGRATIONS.iter().take(count).map(|(version, name, sql)| {
-        let sql = (*sql).into();
+        let sql = match besides(*version) {
+            Some((_, more)) => format!("{sql}{more}").into(),
+            None => (*sql).into(),
+        };
         Migration::new(*version, (*name).into(), MigrationType::Simple, sql, false)
     });
     Migrator {
@@ -347,6 +358,7 @@ struct Statement {
 }
 
 /// A value that is bound.
+#[derive(Clone)]
 enum Argument {
     Number(i64),
     Text(String),

@@ -275,6 +275,10 @@ impl AttemptFilter {
                 statement.text(&rows::plain(value));
             }
         }
+        if self.outcome.as_deref().is_some_and(|o| o != "delivered") {
+            // There is an index of these.
+            statement.push(" AND outcome <> 'delivered'");
+        }
         if let Some(url) = &self.endpoint {
             statement.push(" AND endpoint = ");
             statement.text(&rows::plain(rows::endpoint(url)));
@@ -286,10 +290,12 @@ impl AttemptFilter {
                 statement.number(i64::from(class));
             }
             Some(StatusFilter::Exactly(status)) => {
-                // The class, too: by it there is an index.
+                // The class, too: by it there is an index. Not as an equation, which SQLite would put into the one before, and then not know it again.
                 statement.push(" AND status IS NOT NULL AND status / 100 = ");
                 statement.number(i64::from(status / 100));
-                statement.push(" AND status = ");
+                statement.push(" AND status BETWEEN ");
+                statement.number(i64::from(status));
+                statement.push(" AND ");
                 statement.number(i64::from(status));
             }
         }

@@ -102,7 +102,7 @@ async fn attempts_are_added_up_while_they_are_stored(store: Store) {
 }
 
 async fn a_store_of_an_earlier_version_is_added_up(store: Store) {
-    migrator(1).run(&store.pool).await.unwrap();
+    migrator(store.dialect, 1).run(&store.pool).await.unwrap();
     for (offset, outcome, duration, ended, stray) in [
         (0, "delivered", 10, 0, 0),
         (1, "failed", 5_000, 0, 0),
