@@ -312,6 +312,7 @@ impl Partition {
             missed: self.missed,
             lease_until: now.plus(LEASE),
         };
+        hookline_model::fail_point!("history-read");
         let began = Instant::now();
         match timeout(WRITE_WITHIN, store.write(&turn, &batch)).await {
             Ok(stored) => stored?,

@@ -3,6 +3,7 @@
 mod asked;
 mod exported;
 mod pulled;
+mod shared;
 mod stored;
 
 use std::time::Duration;
