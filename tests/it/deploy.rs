@@ -1,9 +1,12 @@
-//! What stands in `deploy/` is valid: manifests by the Kubernetes schemas, the scrape configuration by its own.
+//! What stands in `deploy/` is valid: manifests by the Kubernetes schemas, the scrape configuration and the alert rules by their own.
 
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
+use hookline_tests::program::{Engine, Site};
+use hookline_tests::wait::eventually;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
 use k8s_openapi::schemars::JsonSchema;
@@ -184,6 +187,7 @@ mod prometheus {
     pub(super) struct Config {
         #[serde(rename = "global")]
         pub(super) _global: Global,
+        pub(super) rule_files: Vec<String>,
         pub(super) scrape_configs: Vec<Job>,
     }
 
@@ -206,6 +210,47 @@ mod prometheus {
         _static: Vec<Static>,
         #[serde(default, rename = "dns_sd_configs")]
         _dns: Vec<Dns>,
+    }
+
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    pub(super) struct Rules {
+        pub(super) groups: Vec<Group>,
+    }
+
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    pub(super) struct Group {
+        #[serde(rename = "name")]
+        _name: String,
+        pub(super) rules: Vec<Alert>,
+    }
+
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    pub(super) struct Alert {
+        pub(super) alert: String,
+        pub(super) expr: String,
+        #[serde(default, rename = "for")]
+        _for: String,
+        pub(super) labels: Labels,
+        #[serde(rename = "annotations")]
+        _annotations: Annotations,
+    }
+
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    pub(super) struct Labels {
+        pub(super) severity: String,
+    }
+
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Annotations {
+        #[serde(rename = "summary")]
+        _summary: String,
+        #[serde(rename = "description")]
+        _description: String,
     }
 
     #[derive(Deserialize)]
@@ -243,19 +288,85 @@ fn the_scrape_configuration_is_valid() {
             .iter()
             .all(|job| job.metrics_path == "/metrics")
     );
-    // Where Prometheus' own tool is installed, it judges.
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/prometheus/prometheus.yml");
-    if let Ok(output) = Command::new("promtool")
-        .args(["check", "config"])
-        .arg(file)
-        .output()
-    {
+    assert_eq!(config.rule_files, ["alerts.yml"]);
+    promtool(&["check", "config", "prometheus.yml"]);
+}
+
+/// Where Prometheus' own tool is installed, it judges.
+#[track_caller]
+fn promtool(arguments: &[&str]) {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/prometheus");
+    let mut command = Command::new("promtool");
+    if let Ok(output) = command.args(arguments).current_dir(dir).output() {
         assert!(
             output.status.success(),
-            "{}",
+            "{arguments:?}: {}{}",
+            String::from_utf8_lossy(&output.stdout),
             String::from_utf8_lossy(&output.stderr)
         );
     }
+}
+
+fn alerts() -> Vec<prometheus::Alert> {
+    let text = deploy("prometheus/alerts.yml");
+    let rules: prometheus::Rules = serde_yaml_ng::from_str(&text).unwrap();
+    rules.groups.into_iter().flat_map(|g| g.rules).collect()
+}
+
+#[test]
+fn the_alert_rules_are_valid_and_the_docs_say_what_to_do() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operations.md");
+    let docs = fs::read_to_string(docs).unwrap();
+    let alerts = alerts();
+    assert!(alerts.len() > 10);
+    for alert in &alerts {
+        let name = &alert.alert;
+        assert!(
+            ["critical", "warning"].contains(&alert.labels.severity.as_str()),
+            "{name}"
+        );
+        assert!(docs.contains(&format!("`{name}`")), "{name} is not in docs");
+    }
+    let tested = deploy("prometheus/alerts.test.yml");
+    let tested: Value = serde_yaml_ng::from_str(&tested).unwrap();
+    assert_eq!(tested["rule_files"], serde_json::json!(["alerts.yml"]));
+    promtool(&["check", "rules", "alerts.yml"]);
+    promtool(&["test", "rules", "alerts.test.yml"]);
+}
+
+/// The names of our metrics in an expression.
+fn metrics_in(expression: &str) -> Vec<&str> {
+    let words = expression.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    words.filter(|word| word.starts_with("hookline_")).collect()
+}
+
+/// An alert on a metric that nobody has would never fire.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_alert_rules_name_metrics_that_a_process_has() {
+    let site = Site::new(Engine::Embedded).await;
+    let program = site.start().await;
+    let alerts = alerts();
+    let mut named: Vec<_> = alerts.iter().flat_map(|a| metrics_in(&a.expr)).collect();
+    named.sort_unstable();
+    named.dedup();
+    assert!(named.len() > 10, "{named:?}");
+    let there = async || {
+        let (_, text) = program.get("/metrics").await.unwrap();
+        let has = |name: &str| {
+            text.lines().any(|line| {
+                let rest = line.strip_prefix(name);
+                rest.is_some_and(|rest| rest.starts_with([' ', '{']))
+            })
+        };
+        let missing: Vec<_> = named.iter().filter(|name| !has(name)).collect();
+        if missing.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("{missing:?}"))
+        }
+    };
+    eventually("every metric is there", Duration::from_secs(30), there).await;
+    assert!(program.stop().await.success());
 }
 
 /// The configurations that are shipped are accepted by the program.

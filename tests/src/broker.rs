@@ -170,6 +170,17 @@ impl Broker {
             .sum()
     }
 
+    /// Cuts topics into files of so many bytes from now on, so that little has to flow until some are free. Blocks while Kafka's own tool runs.
+    pub fn cut(&self, topics: &[String], bytes: u64) {
+        let smaller = format!("segment.bytes={bytes}");
+        for topic in topics {
+            let which = ["--bootstrap-server", &self.address, "--topic", topic];
+            let what = ["--alter", "--add-config", &smaller];
+            let all = [&which[..], &what].concat();
+            drop(run_tool("kafka.admin.ConfigCommand", &all));
+        }
+    }
+
     /// Kills it as a crash would, and waits until it is gone.
     ///
     /// # Panics

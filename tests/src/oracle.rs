@@ -16,7 +16,7 @@ use bytes::Bytes;
 use hookline_model::wire;
 use parking_lot::Mutex;
 
-use crate::receiver::{Received, Receiver};
+use crate::receiver::{Received, Receiver, stumbles};
 
 pub use judge::{Evidence, Repeat, Verdict};
 
@@ -57,6 +57,10 @@ pub struct Hook {
     pub only: Option<&'static str>,
     /// How many attempts a delivery takes.
     pub attempts: u32,
+    /// One delivery in so many takes one attempt more, by [`stumbles`]; 0: none does.
+    pub stumbles: u64,
+    /// Whether its sends are in an order, and in which: `webhook` or `key`.
+    pub ordered: Option<&'static str>,
     /// How it ends.
     pub ends: wire::Outcome,
     /// Whether a fresh event must reach it soon, whatever else is under way.
@@ -75,6 +79,8 @@ impl Hook {
             form: Form::Standard,
             only: None,
             attempts: 1,
+            stumbles: 0,
+            ordered: None,
             ends: wire::Outcome::Delivered,
             prompt: true,
             more: String::new(),
@@ -102,6 +108,27 @@ impl Hook {
         self.more.push_str(more);
         self.more.push('\n');
         self
+    }
+
+    /// One that fails now and then: its receiver (at `/hiccup/N/…`) does not take the first attempt of one delivery in so many.
+    #[must_use]
+    pub fn stumbling(mut self, one_in: u64, more: &str) -> Self {
+        self.stumbles = one_in;
+        self.delivered_at(1, more)
+    }
+
+    /// With its sends in order: of the whole `webhook`, or of each event `key`. A fresh event may have to wait.
+    #[must_use]
+    pub fn ordered(mut self, by: &'static str) -> Self {
+        self.ordered = Some(by);
+        self.unhurried(&format!("ordered: {by}"))
+    }
+
+    /// How many attempts the delivery with this `webhook-id` takes.
+    #[must_use]
+    pub fn attempts_of(&self, webhook_id: &str) -> u32 {
+        let stumbles = self.stumbles > 0 && stumbles(webhook_id, self.stumbles);
+        self.attempts + u32::from(stumbles)
     }
 
     /// Never delivered: it ends so at this attempt.
@@ -387,7 +414,8 @@ impl<'a> Arrivals<'a> {
         self.looked = self.receiver.journal(|requests| {
             for request in &requests[self.looked..] {
                 let last = oracle.hook_at(&request.path).filter(|hook| {
-                    attempt_of(request).is_some_and(|n| n >= oracle.hooks[*hook].attempts)
+                    let attempts = oracle.hooks[*hook].attempts_of(request.webhook_id());
+                    attempt_of(request).is_some_and(|n| n >= attempts)
                 });
                 let Some((hook, number)) = last.zip(number_in(&request.body)) else {
                     continue;

@@ -4,7 +4,9 @@
 //! `/flaky/N/…` answers 500 to the first N requests of each `webhook-id` and then 200, `/until/N/…` answers 500 to attempts below N as the
 //! request counts them and 200 to the others, `/retry-after/S/…` answers 429 with that header the first time and then 200, `/echo/…` answers with
 //! the body it got, `/allow/N/…` allows everybody to send N requests a minute (CloudEvents handshake), `/token/…` gives a new token to each
-//! request (OAuth2), `/with-token/N/…` takes only the Nth of them and answers 401 to others. What follows is free, so that each webhook of a test has a path of its own.
+//! request (OAuth2), `/with-token/N/…` takes only the Nth of them and answers 401 to others, `/hiccup/N/…` answers 500 to the first attempt of
+//! one `webhook-id` in N ([`stumbles`] says which) and 200 to the others, `/picky/N/…` answers N to a body with the word [`POISON`] in it and 200
+//! to others, `/sink/…` answers 200 and forgets the body. What follows is free, so that each webhook of a test has a path of its own.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -33,6 +35,8 @@ use crate::program::SystemClock;
 
 /// Under this name stands the certificate of a client among the headers of its requests: base64 of its DER form.
 pub const CLIENT_CERTIFICATE: &str = "tls-client-certificate";
+/// What `/picky/…` does not take.
+pub const POISON: &str = "poison";
 
 /// A request as it came in.
 #[derive(Debug, Clone)]
@@ -51,6 +55,8 @@ pub struct Received {
     pub body: Bytes,
     /// What was answered; 0 while there is no answer (yet).
     pub answered: u16,
+    /// When that was about to be sent.
+    pub answered_at: Option<Instant>,
 }
 
 impl Received {
@@ -277,7 +283,7 @@ async fn answer(
         (name.as_str().to_owned(), value)
     });
     let client = client.map(|known| (CLIENT_CERTIFICATE.to_owned(), known.to_owned()));
-    let received = Received {
+    let mut received = Received {
         at,
         wall,
         method: head.method.to_string(),
@@ -285,8 +291,12 @@ async fn answer(
         headers: headers.chain(client).collect(),
         body: body.to_bytes(),
         answered: 0,
+        answered_at: None,
     };
     let body = received.body.clone();
+    if path.starts_with("/sink/") {
+        received.body = Bytes::new();
+    }
     let webhook_id = received.header("webhook-id").unwrap_or_default().to_owned();
     let attempt = received.header("hookline-attempt");
     let attempt = attempt.and_then(|n| n.parse().ok()).unwrap_or(0);
@@ -296,12 +306,19 @@ async fn answer(
         requests.len() - 1
     };
     let bearer = received_token(&journal.requests.lock()[place]);
-    let mut response = behave(&path, webhook_id, attempt, &bearer, journal).await;
+    let mut response = match path.strip_prefix("/picky/") {
+        Some(status) if contains(&body, POISON) => {
+            let status = status.split('/').next().and_then(|n| n.parse().ok());
+            with_status(status.unwrap_or(400))
+        }
+        _ => behave(&path, webhook_id, attempt, &bearer, journal).await,
+    };
     if path.starts_with("/echo/") {
         *response.body_mut() = Full::new(body);
     }
     if let Some(entry) = journal.requests.lock().get_mut(place) {
         entry.answered = response.status().as_u16();
+        entry.answered_at = Some(Instant::now());
     }
     Ok(response)
 }
@@ -332,6 +349,10 @@ async fn behave(
         }
         ("hang", _) => std::future::pending().await,
         ("until", Some(n)) => with_status(if attempt < n { 500 } else { 200 }),
+        ("hiccup", Some(n)) => {
+            let stumbles = attempt < 2 && stumbles(&webhook_id, n);
+            with_status(if stumbles { 500 } else { 200 })
+        }
         ("flaky", Some(n)) => {
             let before = try_of(journal, path, webhook_id);
             with_status(if (before as u64) < n { 500 } else { 200 })
@@ -367,6 +388,19 @@ async fn behave(
         }
         _ => with_status(200),
     }
+}
+
+/// Whether this is the one `webhook-id` in so many whose first attempt `/hiccup/…` does not take.
+#[must_use]
+pub fn stumbles(webhook_id: &str, one_in: u64) -> bool {
+    let sum = webhook_id.bytes().fold(0_u64, |sum, byte| {
+        sum.wrapping_mul(31).wrapping_add(u64::from(byte))
+    });
+    sum.is_multiple_of(one_in)
+}
+
+fn contains(body: &[u8], word: &str) -> bool {
+    body.windows(word.len()).any(|w| w == word.as_bytes())
 }
 
 fn received_token(request: &Received) -> String {

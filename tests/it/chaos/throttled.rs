@@ -7,7 +7,7 @@ use hookline_tests::program::{Engine, Program, Site};
 use hookline_tests::receiver::{Received, Receiver};
 use hookline_tests::wait::{at_least, eventually};
 
-use crate::promises::{assert_each_once, event, webhook};
+use crate::promises::{assert_each_once, assert_never_faster, event, webhook};
 
 both_engines!(a_rate_is_kept_and_what_waits_for_it_is_seen);
 
@@ -18,29 +18,12 @@ const BYTES: usize = 8 * 1024;
 /// The age in seconds that the oldest must be seen with; the last of them waits twice as long.
 const OLDEST: f64 = 6.0;
 const WITHIN: Duration = Duration::from_secs(60);
-/// Begun tokens, and the grain of the clocks.
-const BURST: f64 = 3.0;
 
 /// Both gauges that tell of a throttled lane: lanes that leave sends in the log, and the age of the oldest send.
 async fn gauges(program: &Program) -> (f64, f64) {
     let behind = program.metric("hookline_dispatch_lanes_behind", "").await;
     let oldest = "hookline_dispatch_oldest_undelivered_seconds";
     (behind, program.metric(oldest, "").await)
-}
-
-/// Never faster, over whatever span: the next is sent only when the one before is answered, so that nothing can pile up on the way.
-#[track_caller]
-fn assert_never_faster(requests: &[Received]) {
-    for (nth, first) in requests.iter().enumerate() {
-        for (count, last) in requests.iter().skip(nth).enumerate() {
-            let allowed = (last.at - first.at).as_secs_f64() * f64::from(RATE) * 1.02 + BURST;
-            assert!(
-                f64::from(u32::try_from(count).unwrap()) <= allowed,
-                "{count} after the {nth}th within {:?}",
-                last.at - first.at
-            );
-        }
-    }
 }
 
 /// How many came in each second but the last; the median of that. A machine that stands still for a moment does not move it.
@@ -107,7 +90,7 @@ async fn a_rate_is_kept_and_what_waits_for_it_is_seen(engine: Engine) {
         .collect();
     let expected: Vec<_> = (0..COUNT as u64).map(Some).collect();
     assert!(numbers == expected, "in another order: {numbers:?}");
-    assert_never_faster(&requests);
+    assert_never_faster(&requests, RATE);
     assert!(median.abs_diff(RATE) * 10 <= RATE, "{median} a second");
     assert!(behind_max >= 1.0, "no lane was behind");
     assert!(oldest_max >= OLDEST, "the oldest was {oldest_max} s old");

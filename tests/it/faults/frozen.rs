@@ -7,8 +7,7 @@ use hookline_model::time::Millis;
 use hookline_tests::oracle::lives::Kind;
 use hookline_tests::oracle::log::Log;
 use hookline_tests::oracle::{Arrivals, Hook, Oracle, Verdict};
-use hookline_tests::program::{Engine, Program, Site, Start};
-use hookline_tests::receiver::Received;
+use hookline_tests::program::{Engine, Site, Start};
 use hookline_tests::say;
 use hookline_tests::wait::{at_least, eventually};
 use tokio::time::sleep;
@@ -36,20 +35,6 @@ fn hooks() -> Vec<Hook> {
             .only("email.message.clicked")
             .unhurried(LIMIT),
     ]
-}
-
-/// How many requests of a process arrived from then on.
-fn sent(run: &Run, program: &Program, since: Millis) -> usize {
-    let of = |r: &&Received| r.header("hookline-worker") == Some(program.name());
-    run.receiver.journal(|requests| {
-        let latest = requests.iter().rev().take_while(|r| r.wall >= since);
-        latest.filter(of).count()
-    })
-}
-
-async fn sends(run: &Run, program: &Program, since: Millis) {
-    let what = format!("requests of {}", program.name());
-    at_least(&what, 20, NOT_STUCK, || sent(run, program, since)).await;
 }
 
 async fn keeps_up(run: &Run) {
@@ -82,7 +67,7 @@ async fn frozen_and_thawed(run: &Run, frozen: &Start) -> (Verdict, Log, Millis) 
     let rest = run.start(&worker("rest", "fanout,tiers")).await;
     let frozen = run.start(frozen).await;
     let stream = run.publisher().await.stream(RATE);
-    sends(run, &frozen, Millis(0)).await;
+    run.sends(&frozen, Millis(0), 20).await;
     keeps_up(run).await;
     let limited = || run.receiver.count("/ok/limited");
     let before = limited();
@@ -97,7 +82,7 @@ async fn frozen_and_thawed(run: &Run, frozen: &Start) -> (Verdict, Log, Millis) 
     run.lives.freeze(&frozen);
     let at = run.lives.all()[1].faults()[0];
     let other = run.start(&worker("other", "dispatch")).await;
-    sends(run, &other, at.to).await;
+    run.sends(&other, at.to, 20).await;
     let fresh = run.oracle.counts().0;
     let mut arrivals = Arrivals::new(&run.oracle, &run.receiver);
     let reached = || {

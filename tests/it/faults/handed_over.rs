@@ -1,12 +1,11 @@
 //! Workers come and go: two share, both die and a third takes over; and in a rolling restart, where everybody stops gracefully, nothing is
 //! repeated at all.
 
+use hookline_model::time::Millis;
 use hookline_tests::oracle::Hook;
 use hookline_tests::oracle::lives::Kind;
 use hookline_tests::oracle::log::Log;
 use hookline_tests::program::{Engine, Start};
-use hookline_tests::receiver::Received;
-use hookline_tests::wait::at_least;
 
 use super::{ALL, NOT_STUCK, Run, worker};
 
@@ -23,31 +22,24 @@ fn hooks() -> Vec<Hook> {
     hooks
 }
 
-/// Waits until each of these processes has sent so much.
-async fn all_send(run: &Run, names: &[&str], count: usize) {
-    for name in names {
-        let of = |r: &&Received| r.header("hookline-worker") == Some(name);
-        let sent = || run.receiver.journal(|all| all.iter().filter(of).count());
-        at_least(&format!("requests of {name}"), count, NOT_STUCK, sent).await;
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_workers_share_both_die_and_a_third_takes_over() {
     let run = Run::new(Engine::Kafka, hooks()).await;
     let a = run.start(&worker("a", ALL)).await;
     let b = run.start(&worker("b", ALL)).await;
     let stream = run.publisher().await.stream(200.0);
-    all_send(&run, &["a", "b"], 100).await;
+    for program in [&a, &b] {
+        run.sends(program, Millis(0), 100).await;
+    }
     // At the same time; the group learns of neither.
     tokio::join!(run.lives.kill(a), run.lives.kill(b));
     let c = run.start(&worker("c", ALL)).await;
-    all_send(&run, &["c"], 100).await;
+    run.sends(&c, Millis(0), 100).await;
     stream.finish(NOT_STUCK).await.expect("all acknowledged");
     run.is_not_stuck().await;
     let d = run.start(&worker("d", ALL)).await;
     let stream = run.publisher().await.stream(200.0);
-    all_send(&run, &["d"], 100).await;
+    run.sends(&d, Millis(0), 100).await;
     // And one of two that share, so that the other one has it all.
     run.lives.kill(c).await;
     stream.finish(NOT_STUCK).await.expect("all acknowledged");
@@ -71,7 +63,9 @@ async fn a_rolling_restart_repeats_nothing_at_all() {
     let mut old = run.start(&roomy("a-0")).await;
     let mut other = run.start(&roomy("b-0")).await;
     let stream = run.publisher().await.stream(200.0);
-    all_send(&run, &["a-0", "b-0"], 50).await;
+    for program in [&old, &other] {
+        run.sends(program, Millis(0), 50).await;
+    }
     for round in 1..=3 {
         for (which, program) in [("a", &mut old), ("b", &mut other)] {
             // The new one is started before the old one stops, or after.
@@ -86,7 +80,7 @@ async fn a_rolling_restart_repeats_nothing_at_all() {
                 assert!(program.ended(NOT_STUCK).await.success());
                 *program = run.start(&roomy(&name)).await;
             }
-            all_send(&run, &[&name], 50).await;
+            run.sends(program, Millis(0), 50).await;
         }
     }
     stream.finish(NOT_STUCK).await.expect("all acknowledged");

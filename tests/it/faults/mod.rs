@@ -8,19 +8,21 @@ mod halfway;
 mod handed_over;
 mod killed_again_and_again;
 mod killed_at_each_stage;
+mod ordered;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use hookline_journal::{Journal, TopicPartition};
+use hookline_model::time::Millis;
 use hookline_tests::oracle::lives::Lives;
 use hookline_tests::oracle::log::Log;
 use hookline_tests::oracle::{Arrivals, Evidence, Hook, Oracle, Verdict};
 use hookline_tests::program::{Engine, Program, Site, Start};
 use hookline_tests::publisher::Publisher;
-use hookline_tests::receiver::Receiver;
+use hookline_tests::receiver::{Received, Receiver};
 use hookline_tests::say;
-use hookline_tests::wait::eventually;
+use hookline_tests::wait::{at_least, eventually};
 
 /// A member silent for this long is out. Short, so that a takeover need not be waited for long; long enough for a busy machine.
 pub(crate) const SESSION: Duration = Duration::from_secs(2);
@@ -144,6 +146,21 @@ impl Run {
             }
         }
         if left.is_empty() { Ok(()) } else { Err(left) }
+    }
+
+    /// How many requests of a process arrived from then on.
+    pub(crate) fn sent(&self, program: &Program, since: Millis) -> usize {
+        let of = |r: &&Received| r.header("hookline-worker") == Some(program.name());
+        self.receiver.journal(|requests| {
+            let latest = requests.iter().rev().take_while(|r| r.wall >= since);
+            latest.filter(of).count()
+        })
+    }
+
+    /// Waits until so many have.
+    pub(crate) async fn sends(&self, program: &Program, since: Millis, count: usize) {
+        let what = format!("requests of {}", program.name());
+        at_least(&what, count, NOT_STUCK, || self.sent(program, since)).await;
     }
 
     /// Judges the run, in which nothing may be under way any more, and says what it saw.

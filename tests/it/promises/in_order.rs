@@ -11,7 +11,7 @@ use hookline_tests::wait::{at_least, eventually};
 
 use serde_json::json;
 
-use super::{events, webhook};
+use super::{events, numbers, place, webhook};
 
 both_engines!(
     what_comes_later_waits_until_the_first_has_been_taken,
@@ -23,28 +23,12 @@ both_engines!(
 
 const WITHIN: Duration = Duration::from_secs(60);
 
-/// The number in the data of the event, or of each event of the batch.
-fn numbers(request: &Received) -> Vec<u64> {
-    let body = request.json();
-    let number = |data: &serde_json::Value| data["n"].as_u64().expect("a number");
-    match body.as_array() {
-        Some(batch) => batch.iter().map(number).collect(),
-        None => vec![number(&body)],
-    }
-}
-
-fn sequence(request: &Received) -> (String, u64) {
-    let lane = request.header("hookline-lane").expect("a lane");
-    let sequence = request.header("hookline-sequence").expect("a sequence");
-    (lane.to_owned(), sequence.parse().expect("a decimal number"))
-}
-
 /// In each lane, what comes first comes in rising sequence, and the next only when the one before has been answered with 200.
 #[track_caller]
 fn assert_in_order(received: &[Received]) {
     let mut last: BTreeMap<String, (u64, u16)> = BTreeMap::new();
     for request in received {
-        let (lane, sequence) = sequence(request);
+        let (lane, sequence) = place(request);
         let answered = request.answered;
         if let Some((before, then)) = last.insert(lane.clone(), (sequence, answered)) {
             assert!(before <= sequence, "{lane}: {sequence} after {before}");
@@ -113,7 +97,7 @@ async fn each_key_has_an_order_of_its_own(engine: Engine) {
     let took = begun.elapsed();
     let came = receiver.at(path);
     assert_in_order(&came);
-    let lanes: std::collections::BTreeSet<_> = came.iter().map(|r| sequence(r).0).collect();
+    let lanes: std::collections::BTreeSet<_> = came.iter().map(|r| place(r).0).collect();
     assert!(lanes.len() > 8, "keys have lanes of their own: {lanes:?}");
     // Each event waits a second; one after the other that would be forty.
     assert!(took < Duration::from_secs(20), "{took:?}");

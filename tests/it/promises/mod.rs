@@ -1,6 +1,7 @@
 //! What hookline promises, through the real program and its outer interface only, on both engines.
 
 mod backlog_written_once;
+mod bounded_disk;
 mod catalog_of_a_project;
 mod cli;
 mod everything_arrives_once;
@@ -10,6 +11,7 @@ mod in_order;
 mod isolation;
 mod old_end;
 mod outcomes;
+mod poison;
 mod public_forms;
 mod put_away;
 mod schedule_honoured;
@@ -55,6 +57,13 @@ pub(crate) fn webhook(name: &str, url: &str, more: &str) -> String {
     format!("kind: Webhook\nproject: shop\nname: {name}\nurl: {url}\n{events}{more}\n---\n")
 }
 
+/// Text that nobody can compress.
+pub(crate) fn noise(bytes: usize) -> String {
+    std::iter::repeat_with(fastrand::alphanumeric)
+        .take(bytes)
+        .collect()
+}
+
 /// How often each `webhook-id` came.
 pub(crate) fn by_id(received: &[Received]) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
@@ -71,6 +80,41 @@ pub(crate) fn assert_each_once(received: &[Received], deliveries: usize) {
     let more: Vec<_> = counts.iter().filter(|(_, n)| **n > 1).collect();
     assert!(more.is_empty(), "came more than once: {more:?}");
     assert_eq!(counts.len(), deliveries, "deliveries that came");
+}
+
+/// The number in the data of the event, or of each event of the batch.
+pub(crate) fn numbers(request: &Received) -> Vec<u64> {
+    let body = request.json();
+    let number = |data: &serde_json::Value| data["n"].as_u64().expect("a number");
+    match body.as_array() {
+        Some(batch) => batch.iter().map(number).collect(),
+        None => vec![number(&body)],
+    }
+}
+
+/// The lane of the request, and its place there.
+pub(crate) fn place(request: &Received) -> (String, u64) {
+    let lane = request.header("hookline-lane").expect("a lane");
+    let sequence = request.header("hookline-sequence").expect("a sequence");
+    (lane.to_owned(), sequence.parse().expect("a decimal number"))
+}
+
+/// Never faster than so many a second, over whatever span: where the next is sent only when the one before is answered, nothing can pile up on
+/// the way.
+#[track_caller]
+pub(crate) fn assert_never_faster(requests: &[Received], rate: u32) {
+    /// Begun tokens, and the grain of the clocks.
+    const BURST: f64 = 3.0;
+    for (nth, first) in requests.iter().enumerate() {
+        for (count, last) in requests.iter().skip(nth).enumerate() {
+            let allowed = (last.at - first.at).as_secs_f64() * f64::from(rate) * 1.02 + BURST;
+            assert!(
+                f64::from(u32::try_from(count).unwrap()) <= allowed,
+                "{count} after the {nth}th within {:?}",
+                last.at - first.at
+            );
+        }
+    }
 }
 
 /// The secrets that `apply` printed, in order.

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use hookline_tests::broker::{Broker, run_tool};
+use hookline_tests::broker::Broker;
 use hookline_tests::program::{Engine, Site};
 use hookline_tests::receiver::Receiver;
 use hookline_tests::wait::{at_least, eventually};
 use tokio::task::spawn_blocking;
 
-use super::{event, webhook};
+use super::{event, noise, webhook};
 
 /// Enough that what is kept of them does not depend on how many they are.
 const EVENTS: usize = 16_000;
@@ -29,22 +29,13 @@ async fn the_brokers_disk_stays_bounded() {
     let broker = spawn_blocking(Broker::private).await.unwrap();
     let site = Site::on_brokers(broker.address(), 1, "", room).await;
     site.succeed(&["topics", "create"], "").await;
-    let address = broker.address().to_owned();
     let topics = PASSING.map(|topic| site.topic(topic));
     let altered = topics.clone();
-    spawn_blocking(move || {
-        for topic in altered {
-            let smaller = format!("segment.bytes={SEGMENT_BYTES}");
-            let which = ["--bootstrap-server", &address, "--topic", &topic];
-            let what = ["--alter", "--add-config", &smaller];
-            drop(run_tool(
-                "kafka.admin.ConfigCommand",
-                &[&which[..], &what].concat(),
-            ));
-        }
-    })
-    .await
-    .unwrap();
+    let broker = spawn_blocking(move || {
+        broker.cut(&altered, SEGMENT_BYTES);
+        broker
+    });
+    let broker = broker.await.unwrap();
     let disk = || topics.iter().map(|topic| broker.disk(topic)).sum::<u64>();
     let most = flow(&site, disk).await;
     // On a busy machine more of it is under way at a time.
@@ -120,8 +111,6 @@ fn large(n: usize, quick: &[String]) -> String {
         0 => "fails",
         n => &quick[n - 1],
     };
-    let noise: String = std::iter::repeat_with(fastrand::alphanumeric)
-        .take(DATA_BYTES)
-        .collect();
+    let noise = noise(DATA_BYTES);
     event(kind, &n.to_string(), &format!("{{\"noise\": \"{noise}\"}}"))
 }

@@ -5,6 +5,8 @@
 //! because its process was killed, was frozen, or lost its partitions, after that claim and before the next; the counted record is younger
 //! than this; and per process and fault there are at most `outgoing.max_in_flight` of them.
 
+mod order;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
@@ -65,6 +67,8 @@ pub struct Verdict {
     pub requests: usize,
     /// Claims that took effect.
     pub claims: usize,
+    /// Lanes of ordered webhooks that requests came in.
+    pub lanes: usize,
     /// What came twice and may have.
     pub repeats: Vec<Repeat>,
     /// What may not be; the first of it.
@@ -100,13 +104,14 @@ impl Verdict {
     #[must_use]
     pub fn summary(&self) -> String {
         format!(
-            "{} events accepted, {} deliveries, {} attempts counted and {} not, {} claims, {} requests, {} repeats",
+            "{} events accepted, {} deliveries, {} attempts counted and {} not, {} claims, {} requests, {} ordered lanes, {} repeats",
             self.accepted,
             self.deliveries,
             self.attempts,
             self.uncounted,
             self.claims,
             self.requests,
+            self.lanes,
             self.repeats.len()
         )
     }
@@ -180,6 +185,7 @@ impl Oracle {
         judge.obligations();
         judge.wire();
         judge.bounds();
+        judge.order();
         let verdict = judge.verdict;
         assert!(
             verdict.accepted > 0 && verdict.deliveries > 0 && verdict.requests > 0,
@@ -483,7 +489,8 @@ fn numbered(delivery: &Delivery<'_>, oracle: &Oracle) -> Result<(), &'static str
     if !last.is_final() || last.outcome == Outcome::Unspecified {
         return Err("it is not over");
     }
-    if (made, last.outcome) != (hook.attempts, hook.ends) {
+    let expected = hook.attempts_of(&last.delivery.to_string());
+    if (made, last.outcome) != (expected, hook.ends) {
         return Err("its webhook's policy says otherwise");
     }
     Ok(())

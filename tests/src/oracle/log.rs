@@ -205,7 +205,10 @@ fn entry(record: &StoredRecord) -> (LogEntry<wire::Attempts>, String) {
         };
         return (entry, claim.worker);
     }
-    assert_eq!(kind, header::KIND_ATTEMPT, "kinds of records");
+    assert!(
+        kind == header::KIND_ATTEMPT || kind == header::KIND_NOTE,
+        "a record of kind {kind:?}"
+    );
     let body = wire::Attempts::decode(value).expect("attempts can be decoded");
     let entry = LogEntry::Written {
         epoch: body.epoch,

@@ -10,6 +10,8 @@ use super::lives::{Fault, Kind, Life};
 use super::log::{Attempt, Claim, Dead, Log};
 use super::*;
 
+mod order;
+
 /// A run that kept its promises: two events, one webhook that takes them at once and one that does so at the second attempt. Process `a`
 /// was killed at 500 with one request under way, which `b` made again.
 struct Run {
@@ -32,19 +34,28 @@ fn request(
 ) -> Received {
     let hook = &oracle.hooks[hook];
     let number = attempt.to_string();
-    let headers = [
+    let mut headers = vec![
         ("webhook-id", id(hook, &oracle.event(event)).to_string()),
         ("hookline-attempt", number),
         ("hookline-worker", worker.to_owned()),
     ];
+    if hook.ordered.is_some() {
+        headers.push(("hookline-lane", format!("{}-lane", hook.name)));
+        headers.push(("hookline-sequence", (event * 8192).to_string()));
+    }
+    let after = |at: i64| Duration::from_millis(u64::try_from(at).expect("positive"));
     Received {
-        at: tokio::time::Instant::now(),
+        at: tokio::time::Instant::now() + after(at),
         wall: Millis(at),
         method: "POST".to_owned(),
         path: format!("{}x", hook.path),
-        headers: headers.map(|(name, value)| (name.to_owned(), value)).into(),
+        headers: headers
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect(),
         body: oracle.event(event).body(hook.form).into(),
         answered: if attempt < hook.attempts { 500 } else { 200 },
+        answered_at: Some(tokio::time::Instant::now() + after(at + 5)),
     }
 }
 
@@ -98,11 +109,18 @@ fn life(name: &str, pid: i32, faults: Vec<Fault>) -> Life {
 }
 
 fn run() -> Run {
-    let hooks = vec![
+    run_with(vec![
         Hook::new("ok", "/ok/a"),
         Hook::new("second", "/until/2/b").data().delivered_at(2, ""),
-    ];
-    let oracle = Oracle::new(7, hooks);
+    ])
+}
+
+fn run_with(hooks: Vec<Hook>) -> Run {
+    seeded(7, hooks)
+}
+
+fn seeded(seed: u64, hooks: Vec<Hook>) -> Run {
+    let oracle = Oracle::new(seed, hooks);
     for _ in 0..2 {
         let event = oracle.hand_out();
         oracle.accepted(event.number);
@@ -155,7 +173,11 @@ fn judged(run: &Run) -> Verdict {
 
 #[track_caller]
 fn found(what: &str, change: impl FnOnce(&mut Run)) {
-    let mut run = run();
+    found_in(run(), what, change);
+}
+
+#[track_caller]
+fn found_in(mut run: Run, what: &str, change: impl FnOnce(&mut Run)) {
     change(&mut run);
     let verdict = judged(&run);
     assert!(
