@@ -249,7 +249,10 @@ impl Store {
         let _turn = ONE_BY_ONE.lock().await;
         loop {
             let before = self.version().await.unwrap_or_default();
-            match migrator(self.dialect, MIGRATIONS.len()).run(&self.pool).await {
+            match migrator(self.dialect, MIGRATIONS.len())
+                .run(&self.pool)
+                .await
+            {
                 Err(_) if self.version().await.unwrap_or_default() > before => {}
                 result => return Ok(result?),
             }
