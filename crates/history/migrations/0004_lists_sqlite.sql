@@ -21,3 +21,5 @@ INSERT INTO sqlite_stat1 (tbl, idx, stat) VALUES
   ('attempts', 'attempts_by_email', '10000000 10000000 400 1'),
   ('attempts', 'attempts_by_phone', '10000000 10000000 400 1'),
   ('attempts', 'attempts_by_age', '10000000 1');
+-- For this connection, too.
+ANALYZE sqlite_schema;
