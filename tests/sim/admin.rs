@@ -129,7 +129,7 @@ pub(crate) fn prepare(world: &Shared, plan: &Plan) {
     );
     for hook in &plan.hooks {
         process.order(Order::Put {
-            document: hook.document.clone(),
+            document: hook.documents[0].clone(),
             matching: false,
         });
     }

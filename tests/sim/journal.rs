@@ -307,6 +307,11 @@ impl SimReader {
             records.push(record.clone());
         }
         self.position = next;
+        if let Some(lie) = world.lie {
+            records
+                .iter_mut()
+                .for_each(|record| lie.tell(&topic, record));
+        }
         world.happened += 1;
         Some(Ok(Batch { records, next }))
     }

@@ -1,22 +1,23 @@
 //! Whether a run kept the promises, by what stands in the topics and what was seen on the wire. Whatever it finds, it says in a sentence.
 
+mod order;
+mod requests;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::Bytes;
 use hookline_journal::StoredRecord;
-use hookline_model::core::claims::{ClaimReader, Counted, LogEntry};
 use hookline_model::ids::{DeliveryId, WebhookUid};
 use hookline_model::outcome::{Answer, Outcome};
 use hookline_model::resource::{StoredWebhook, Webhook};
 use hookline_model::topics::Topic;
-use hookline_model::wire::{self, header};
+use hookline_model::wire::{self, next};
 use prost::Message as _;
 
-use super::plan::{Fault, Mix, WRONG_BY};
+use super::book::{Attempt, Book, Place, RunId, WireId, id};
 use super::process::PREFIX;
 use super::receivers::Request;
 use super::run::{Ended, Published};
-use super::world::{Life, World};
+use super::world::{EPOCH_MS, World, place};
 
 /// What a run provoked, so that nobody believes in a run that provoked nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -34,6 +35,24 @@ pub(crate) struct Figures {
     pub(crate) faults: u64,
     pub(crate) lives: u64,
     pub(crate) writes: u64,
+    /// Requests with a place in an order.
+    pub(crate) ordered: u64,
+    /// Batches that were begun, and those that were sent more than once.
+    pub(crate) batches: u64,
+    pub(crate) batches_again: u64,
+    /// Batches that were split.
+    pub(crate) split: u64,
+    /// Stretches of logs that were moved to `held`, and copies made for it.
+    pub(crate) moved: u64,
+    pub(crate) copies: u64,
+    /// Partitions of topics of which settled records were deleted.
+    pub(crate) deleted: u64,
+    /// Times that somebody had to be asked to pass over a send, or let it go.
+    pub(crate) held: u64,
+    /// Commands that were done and not refused.
+    pub(crate) commands: u64,
+    /// What waited for too long.
+    pub(crate) expired: u64,
 }
 
 impl Figures {
@@ -49,40 +68,57 @@ impl Figures {
         self.faults += other.faults;
         self.lives += other.lives;
         self.writes += other.writes;
+        self.ordered += other.ordered;
+        self.batches += other.batches;
+        self.batches_again += other.batches_again;
+        self.split += other.split;
+        self.moved += other.moved;
+        self.copies += other.copies;
+        self.deleted += other.deleted;
+        self.held += other.held;
+        self.commands += other.commands;
+        self.expired += other.expired;
     }
 }
 
-/// An attempt that counted.
-struct Attempt {
-    stored_at: i64,
-    ticket: wire::Position,
-    partition: u32,
-    said: wire::Attempt,
-}
+/// A rule, by its name.
+pub(crate) type Rule = (&'static str, fn(&mut Case<'_>) -> Result<(), String>);
 
-impl Attempt {
-    fn outcome(&self) -> Outcome {
-        Outcome::from_wire(self.said.outcome()).expect("a known outcome")
-    }
+/// All of them.
+pub(crate) const RULES: [Rule; 17] = [
+    ("ends", |case| case.every_delivery_ends_once()),
+    ("everybody", |case| case.everybody_gets_everything()),
+    ("wire", |case| case.the_wire_is_in_the_log()),
+    ("bodies", |case| case.bodies_are_what_was_published()),
+    ("repeats", |case| {
+        case.nothing_is_repeated_without_a_reason()
+    }),
+    ("early", |case| case.nothing_is_early()),
+    ("batches begun", |case| case.batches_are_begun_once()),
+    ("batches sent", |case| case.batches_are_sent_as_begun()),
+    ("order", |case| case.one_is_final_before_the_next()),
+    ("sequences", |case| case.sequences_never_go_back()),
+    ("places", |case| case.places_are_told()),
+    ("published", |case| case.order_is_that_of_publication()),
+    ("dead", |case| case.the_dead_are_kept()),
+    ("expired", |case| case.nobody_expires_early()),
+    ("commands", |case| case.wishes_come_true()),
+    ("rejected", |case| case.what_cannot_be_used_is_rejected()),
+    ("writes", |case| case.acknowledged_writes_stand()),
+];
 
-    /// Whether there was a request, or would have been.
-    fn exchanged(&self) -> bool {
-        self.said.request.is_some()
-    }
-}
-
-type Id = String;
-
-struct Case<'a> {
+/// What is judged, and by what.
+pub(crate) struct Case<'a> {
     ended: &'a Ended,
     world: &'a World,
-    /// By delivery, in the order of the log.
-    attempts: BTreeMap<Id, Vec<Attempt>>,
-    /// What fan-out wrote, without its own repeats.
-    fanned_out: BTreeMap<Id, WebhookUid>,
-    webhooks: BTreeMap<WebhookUid, Webhook>,
-    /// By partition: when claims took effect.
-    claims: BTreeMap<u32, Vec<i64>>,
+    book: Book,
+    /// In the order in which they came.
+    requests: Vec<&'a Request>,
+    by_wire: BTreeMap<WireId, Vec<&'a Request>>,
+    /// Every version of each.
+    webhooks: BTreeMap<WebhookUid, Vec<Webhook>>,
+    /// Where sends stand that somebody let go before their time.
+    released: BTreeSet<Place>,
     figures: Figures,
 }
 
@@ -91,102 +127,60 @@ struct Case<'a> {
 /// # Errors
 /// The first promise that was broken.
 pub(crate) fn judge(ended: &Ended) -> Result<Figures, String> {
+    judge_by(ended, |_| true)
+}
+
+/// Judges the run by some of the rules.
+///
+/// # Errors
+/// See [`judge`].
+pub(crate) fn judge_by(ended: &Ended, by: impl Fn(&str) -> bool) -> Result<Figures, String> {
     let world = &*ended.world.lock();
-    let mut case = Case {
-        ended,
-        world,
-        attempts: BTreeMap::new(),
-        fanned_out: BTreeMap::new(),
-        webhooks: BTreeMap::new(),
-        claims: BTreeMap::new(),
-        figures: Figures {
-            faults: ended.done.len() as u64,
-            lives: u64::from(ended.lives),
-            ..Figures::default()
-        },
-    };
-    case.read();
-    case.every_delivery_ends_once()?;
-    case.everybody_gets_everything()?;
-    case.the_wire_is_in_the_log()?;
-    case.nothing_is_repeated_without_a_reason()?;
-    case.nothing_is_early()?;
-    case.the_dead_are_kept()?;
-    case.what_cannot_be_used_is_rejected()?;
-    case.acknowledged_writes_stand()?;
+    let mut case = Case::of(ended, world);
+    for (name, rule) in RULES {
+        if by(name) {
+            rule(&mut case).map_err(|broken| format!("{name}: {broken}"))?;
+        }
+    }
     Ok(case.figures)
 }
 
-impl Case<'_> {
-    fn world(&self) -> &World {
-        self.world
+impl<'a> Case<'a> {
+    fn of(ended: &'a Ended, world: &'a World) -> Self {
+        let book = Book::of(world);
+        let mut requests: Vec<&Request> = world.receivers.requests.iter().collect();
+        requests.sort_by_key(|request| request.at);
+        let mut by_wire: BTreeMap<WireId, Vec<&Request>> = BTreeMap::new();
+        for request in &requests {
+            by_wire.entry(request.wire_id()).or_default().push(request);
+        }
+        let done = book.commands.iter();
+        let released = done
+            .filter(|(_, (_, done))| done.release)
+            .filter_map(|((partition, _), (_, done))| Some((*partition, done.send?.into())));
+        let mut case = Self {
+            released: released.collect(),
+            ended,
+            world,
+            requests,
+            by_wire,
+            webhooks: BTreeMap::new(),
+            figures: Figures::default(),
+            book,
+        };
+        case.read_webhooks();
+        case.count();
+        case
     }
 
     fn records(&self, topic: Topic) -> Vec<(u32, Vec<(i64, StoredRecord)>)> {
         let name = topic.name(PREFIX);
-        let logs = self.world().logs.iter().filter(|(at, _)| at.topic == name);
+        let logs = self.world.logs.iter().filter(|(at, _)| at.topic == name);
         logs.map(|(at, log)| (at.partition, log.ever.clone()))
             .collect()
     }
 
-    fn read(&mut self) {
-        for (partition, records) in self.records(Topic::Attempts) {
-            let mut claims = ClaimReader::new(0);
-            for (stored_at, record) in records {
-                match claims.read(entry(&record)) {
-                    Counted::Claimed { .. } => {
-                        self.figures.claims += 1;
-                        self.claims.entry(partition).or_default().push(stored_at);
-                    }
-                    Counted::Nothing => self.figures.strays += 1,
-                    Counted::Written(attempts) => {
-                        for (index, said) in (0..).zip(attempts.attempts) {
-                            let ticket = wire::Position {
-                                offset: record.offset,
-                                index,
-                            };
-                            let attempt = Attempt {
-                                stored_at,
-                                ticket,
-                                partition,
-                                said,
-                            };
-                            self.attempts
-                                .entry(id(&attempt.said.delivery_id))
-                                .or_default()
-                                .push(attempt);
-                        }
-                    }
-                }
-            }
-        }
-        for (_, records) in self.records(Topic::Deliveries) {
-            // What a partition takes: of each stream only what lies above everything before. A fan-out that goes back may decide otherwise than before, by a
-            // newer registry; the first decision stands.
-            let mut highest: BTreeMap<u32, (u64, Bytes)> = BTreeMap::new();
-            for (_, record) in records {
-                let deliveries =
-                    wire::Deliveries::decode(record.value.unwrap_or_default()).expect("ours");
-                let Some(wire::source::Stream::Events(from)) =
-                    deliveries.source.and_then(|s| s.stream)
-                else {
-                    continue;
-                };
-                for send in &deliveries.sends {
-                    let place = (from.offset, send.webhook_uid.clone());
-                    if highest
-                        .get(&from.partition)
-                        .is_some_and(|highest| place <= *highest)
-                    {
-                        self.figures.dropped += 1;
-                        continue;
-                    }
-                    highest.insert(from.partition, place);
-                    let uid = WebhookUid::from_slice(&send.webhook_uid).expect("a uid");
-                    self.fanned_out.insert(id(&send.delivery_id), uid);
-                }
-            }
-        }
+    fn read_webhooks(&mut self) {
         for (_, records) in self.records(Topic::Registry) {
             for (_, record) in records {
                 let Some(record) =
@@ -195,31 +189,78 @@ impl Case<'_> {
                     continue;
                 };
                 let stored: StoredWebhook = serde_json::from_slice(&record.body).expect("ours");
-                self.webhooks.insert(stored.uid, stored.settings);
+                self.webhooks
+                    .entry(stored.uid)
+                    .or_default()
+                    .push(stored.settings);
             }
         }
-        self.figures.requests = self.world().receivers.requests.len() as u64;
-        self.figures.deliveries = self.fanned_out.len() as u64;
-        self.figures.writes = self.world().writes.len() as u64;
     }
 
-    /// Every delivery that was fanned out has exactly one final outcome, attempts are numbered 1, 2, … without a gap, and nothing comes behind the end.
-    fn every_delivery_ends_once(&mut self) -> Result<(), String> {
-        for (id, uid) in &self.fanned_out {
-            let none = Vec::new();
-            let attempts = self.attempts.get(id).unwrap_or(&none);
+    fn count(&mut self) {
+        let (book, world) = (&self.book, self.world);
+        let last = |all: &Vec<Attempt>| all.last().map(Attempt::outcome);
+        let ends = || book.attempts.values().filter_map(last);
+        let attempts = || book.attempts.values().flatten();
+        let one = |attempt: &&Attempt| attempt.place() == attempt.first;
+        let split = |a: &&Attempt| matches!(a.then(), Some(next::Kind::Split(_)));
+        let held = |a: &&Attempt| matches!(a.then(), Some(next::Kind::Hold(_)));
+        let again =
+            |requests: &&Vec<&Request>| requests.len() > 1 && requests[0].id.starts_with("bat_");
+        let copies = world
+            .logs
+            .iter()
+            .filter(|(at, _)| at.topic == Topic::Held.name(PREFIX));
+        let settled = [Topic::Deliveries, Topic::Commands, Topic::Held].map(|t| t.name(PREFIX));
+        let deleted = world
+            .logs
+            .iter()
+            .filter(|(at, log)| settled.contains(&at.topic) && log.start > 0);
+        self.figures = Figures {
+            requests: self.requests.len() as u64,
+            deliveries: book.of_run.len() as u64,
+            cancelled: ends().filter(|o| *o == Outcome::Cancelled).count() as u64,
+            dead: ends().filter(|o| o.is_dead()).count() as u64,
+            expired: ends().filter(|o| *o == Outcome::Expired).count() as u64,
+            claims: book.claims.values().map(Vec::len).sum::<usize>() as u64,
+            strays: book.strays,
+            dropped: book.dropped,
+            faults: self.ended.done.len() as u64,
+            lives: u64::from(self.ended.lives),
+            writes: world.writes.len() as u64,
+            ordered: self.requests.iter().filter(|r| r.order.is_some()).count() as u64,
+            batches: book.batches.len() as u64,
+            batches_again: self.by_wire.values().filter(again).count() as u64,
+            split: attempts().filter(one).filter(split).count() as u64,
+            held: attempts().filter(one).filter(held).count() as u64,
+            moved: book.moved,
+            copies: copies.map(|(_, log)| log.ever.len()).sum::<usize>() as u64,
+            deleted: deleted.count() as u64,
+            commands: book
+                .commands
+                .values()
+                .filter(|(_, done)| done.refused.is_empty())
+                .count() as u64,
+            repeats: 0,
+        };
+    }
+
+    /// Every run of a delivery has exactly one final outcome, attempts are numbered 1, 2, … without a gap, and nothing comes behind the end.
+    fn every_delivery_ends_once(&self) -> Result<(), String> {
+        for (run, places) in &self.book.of_run {
+            let (id, number) = run;
+            let attempts = self.book.attempts_of(run);
             let story = || {
-                attempts
+                let told = attempts
                     .iter()
-                    .map(|a| format!("{}:{}", a.said.attempt, a.outcome()))
-                    .collect::<Vec<_>>()
-                    .join(" ")
+                    .map(|a| format!("{}:{}", a.said.attempt, a.outcome()));
+                told.collect::<Vec<_>>().join(" ")
             };
             let finals = attempts.iter().filter(|a| a.outcome().is_final()).count();
             if finals != 1 {
-                let places = self.places(id);
                 return Err(format!(
-                    "delivery {id} of {uid}, written at {places}, has {finals} final outcomes: {}",
+                    "run {number} of {id} in {:?}, at {places:?}, has {finals} final outcomes: {}",
+                    self.book.sends[&places[0]].lane,
                     story()
                 ));
             }
@@ -228,7 +269,7 @@ impl Case<'_> {
                 let expected = if attempt.exchanged() { made + 1 } else { made };
                 if attempt.said.attempt != expected {
                     return Err(format!(
-                        "delivery {id}: attempt {} where {expected} comes: {}",
+                        "run {number} of {id}: attempt {} where {expected} comes: {}",
                         attempt.said.attempt,
                         story()
                     ));
@@ -236,90 +277,51 @@ impl Case<'_> {
                 made = expected;
                 if attempt.outcome().is_final() && index + 1 != attempts.len() {
                     return Err(format!(
-                        "delivery {id}: something comes behind its end: {}",
+                        "run {number} of {id}: something comes behind its end: {}",
                         story()
                     ));
                 }
             }
-            let last = attempts.last().map(Attempt::outcome);
-            self.figures.cancelled += u64::from(last == Some(Outcome::Cancelled));
-            self.figures.dead += u64::from(last.is_some_and(Outcome::is_dead));
         }
-        match self
-            .attempts
-            .keys()
-            .find(|id| !self.fanned_out.contains_key(*id))
-        {
-            Some(id) => Err(format!(
-                "delivery {id} was attempted, and nobody fanned it out"
+        let unknown = |run: &&RunId| !self.book.of_run.contains_key(*run);
+        match self.book.attempts.keys().find(unknown) {
+            Some((id, run)) => Err(format!(
+                "run {run} of {id} was attempted, and no partition took it"
             )),
             None => Ok(()),
         }
     }
 
-    /// Where a delivery stands in `deliveries`: partition, offset, index, when it came, and where it came from.
-    fn places(&self, wanted: &str) -> String {
-        let mut places = Vec::new();
-        for (partition, records) in self.records(Topic::Deliveries) {
-            for (at, record) in records {
-                let deliveries =
-                    wire::Deliveries::decode(record.value.unwrap_or_default()).expect("ours");
-                let stream = deliveries.source.and_then(|source| source.stream);
-                for (index, _) in deliveries
-                    .sends
-                    .iter()
-                    .enumerate()
-                    .filter(|(_, send)| id(&send.delivery_id) == wanted)
-                {
-                    places.push(format!(
-                        "[{partition}] {}.{index} at {at} from {stream:?}",
-                        record.offset
-                    ));
-                }
-            }
-        }
-        places.join(", ")
-    }
-
     /// Every event that was accepted reaches every steady webhook that asked for it.
     fn everybody_gets_everything(&self) -> Result<(), String> {
-        let steady: BTreeSet<&str> = self
-            .ended
-            .plan
-            .hooks
+        let steady = self.ended.plan.hooks.iter().filter(|h| h.steady);
+        let steady: BTreeSet<&str> = steady.map(|h| h.name.as_str()).collect();
+        let webhooks = self
+            .webhooks
             .iter()
-            .filter(|h| h.steady)
-            .map(|h| h.name.as_str())
+            .filter_map(|(uid, all)| Some((*uid, all.last()?)));
+        let webhooks: Vec<_> = webhooks
+            .filter(|(_, w)| steady.contains(w.name.as_str()))
             .collect();
         for published in self.first_of_each() {
             let event = &published.event;
-            for (uid, webhook) in self
-                .webhooks
-                .iter()
-                .filter(|(_, w)| steady.contains(w.name.as_str()) && w.subscribes(event.kind))
-            {
+            for (uid, webhook) in webhooks.iter().filter(|(_, w)| w.subscribes(event.kind)) {
                 let id = DeliveryId::derive(event.project, "/sim", &event.id, *uid).to_string();
-                let Some(attempts) = self.attempts.get(&id) else {
+                let attempts = self.book.attempts_of(&(id, 0));
+                let Some(last) = attempts.last() else {
                     return Err(format!(
                         "event {} at {}[{}] was never fanned out to {}",
                         event.id, published.partition, published.offset, webhook.name
                     ));
                 };
-                if !attempts.iter().any(|a| a.outcome() == Outcome::Delivered) {
-                    continue;
-                }
-                let body = format!("{{\"type\":\"{}\",\"timestamp\":\"", event.kind);
-                let data = format!(",\"data\":{}}}", event.data);
-                let taken = self
-                    .requests_of(&id)
-                    .find(|r| matches!(r.answered, Some((_, Answer::Status(200)))));
-                let text = taken.map(|r| String::from_utf8_lossy(&r.body).into_owned());
-                if !text
-                    .as_ref()
-                    .is_some_and(|text| text.starts_with(&body) && text.ends_with(&data))
-                {
+                let taken = |r: &&&Request| {
+                    r.attempt == last.said.attempt
+                        && matches!(r.answered, Some((_, Answer::Status(200))))
+                };
+                let requests = self.by_wire.get(&last.unit).map_or(&[][..], Vec::as_slice);
+                if last.outcome() == Outcome::Delivered && !requests.iter().any(|r| taken(&r)) {
                     return Err(format!(
-                        "event {} counts as delivered to {}, which took {text:?}",
+                        "event {} counts as delivered to {}, which never took it",
                         event.id, webhook.name
                     ));
                 }
@@ -337,160 +339,32 @@ impl Case<'_> {
         })
     }
 
-    fn requests_of<'a>(&'a self, id: &'a str) -> impl Iterator<Item = &'a Request> {
-        self.world()
-            .receivers
-            .requests
-            .iter()
-            .filter(move |request| request.id == id)
-    }
-
-    /// What counts was on the wire, and what was on the wire belongs to a delivery.
-    fn the_wire_is_in_the_log(&self) -> Result<(), String> {
-        let wire: BTreeSet<(&str, u32)> = self
-            .world()
-            .receivers
-            .requests
-            .iter()
-            .map(|r| (r.id.as_str(), r.attempt))
-            .collect();
-        for (id, attempts) in &self.attempts {
-            for attempt in attempts.iter().filter(|a| a.exchanged()) {
-                if !wire.contains(&(id.as_str(), attempt.said.attempt)) {
+    /// What a person wanted and was told to be done has been done; each was answered.
+    fn wishes_come_true(&self) -> Result<(), String> {
+        for (partition, records) in self.records(Topic::Commands) {
+            for (_, record) in records {
+                let command = wire::Command::decode(record.value.clone().unwrap_or_default());
+                let what = command.expect("ours").what.expect("it says what to do");
+                let Some((_, done)) = self.book.commands.get(&(partition, record.offset)) else {
                     return Err(format!(
-                        "attempt {} of {id} is in the log, but was never on the wire",
-                        attempt.said.attempt
-                    ));
-                }
-            }
-        }
-        match wire
-            .iter()
-            .find(|(id, _)| !self.fanned_out.contains_key(*id))
-        {
-            Some((id, _)) => Err(format!("a request of {id}, which nobody fanned out")),
-            None => Ok(()),
-        }
-    }
-
-    /// Design section 5, exactly: an attempt is on the wire a second time only if nothing was recorded of the first when it began, and a claim stands between
-    /// the two. An attempt n + 1 begins only after a recorded failure n. As many repeats as one worker may have in flight come of one claim at most; and
-    /// none at all where nobody was harmed.
-    fn nothing_is_repeated_without_a_reason(&mut self) -> Result<(), String> {
-        let mut by_claim: BTreeMap<(Life, u32, i64), u64> = BTreeMap::new();
-        let mut before: BTreeMap<(&str, u32), &Request> = BTreeMap::new();
-        let mut requests: Vec<&Request> = self.world.receivers.requests.iter().collect();
-        requests.sort_by_key(|request| request.at);
-        for request in requests {
-            let Request {
-                id,
-                attempt,
-                life,
-                at,
-                ..
-            } = request;
-            let zombie = self.zombie(*life, *at);
-            let none = Vec::new();
-            let known = self.attempts.get(id).unwrap_or(&none);
-            if let Some(recorded) = known
-                .iter()
-                .find(|a| a.said.attempt == *attempt && a.stored_at < *at && !zombie)
-            {
-                return Err(format!(
-                    "attempt {attempt} of {id} went out at {at} by {life:?}, although its outcome stood in the log since {}",
-                    recorded.stored_at
-                ));
-            }
-            let failed_before = |a: &Attempt| {
-                a.said.attempt + 1 == *attempt
-                    && a.outcome() == Outcome::Failed
-                    && a.stored_at <= *at
-            };
-            if *attempt > 1 && !zombie && !known.iter().any(failed_before) {
-                return Err(format!(
-                    "attempt {attempt} of {id} went out at {at} without a recorded failure of the one before"
-                ));
-            }
-            if let Some(last) = before.insert((id, *attempt), request) {
-                self.figures.repeats += 1;
-                let partition = known.first().map_or(0, |a| a.partition);
-                let claim = self.claims.get(&partition).and_then(|claims| {
-                    claims.iter().find(|claim| (last.at..=*at).contains(*claim))
-                });
-                let stray = zombie || self.zombie(last.life, last.at);
-                let Some(claim) = claim.copied().or_else(|| stray.then_some(last.at)) else {
-                    return Err(format!(
-                        "attempt {attempt} of {id} went out at {} by {:?} and again at {at} by {life:?}, and nobody had claimed the partition in between",
-                        last.at, last.life
+                        "command {partition}[{}] is not done",
+                        record.offset
                     ));
                 };
-                *by_claim.entry((last.life, partition, claim)).or_default() += 1;
-            }
-        }
-        if matches!(self.ended.plan.mix, Mix::None | Mix::Graceful) && self.figures.repeats > 0 {
-            return Err(format!(
-                "{} repeats, although nobody was harmed",
-                self.figures.repeats
-            ));
-        }
-        let bound = self.ended.plan.setup.max_in_flight as u64;
-        match by_claim.iter().find(|(_, count)| **count > bound) {
-            Some(((life, partition, at), count)) => Err(format!(
-                "{count} repeats of what {life:?} had sent before partition {partition} was claimed at {at}, at most {bound} may be"
-            )),
-            None => Ok(()),
-        }
-    }
-
-    /// Whether the life may start something that is not its own any more: it stood still between looking at its lease and the socket. After a group has
-    /// forgotten a member, two may for a while believe in their leases; what they write still counts for one of them alone.
-    fn zombie(&self, life: Life, at: i64) -> bool {
-        self.ended.done.iter().any(|done| match done.fault {
-            Fault::Freeze { .. } => done.life == life && done.to <= at && at <= done.to + 1,
-            Fault::Forget { .. } => done.from <= at && at <= done.from + 8_000,
-            _ => false,
-        })
-    }
-
-    /// Attempt n + 1 begins no earlier after the end of n than the policy says; clocks that are wrong may take their error off.
-    fn nothing_is_early(&self) -> Result<(), String> {
-        let slack = if self.ended.plan.mix == Mix::Clocks {
-            2 * WRONG_BY * 12
-        } else {
-            1
-        };
-        for (id, attempts) in &self.attempts {
-            let Some(webhook) = self
-                .fanned_out
-                .get(id)
-                .and_then(|uid| self.webhooks.get(uid))
-            else {
-                continue;
-            };
-            for pair in attempts.windows(2).filter(|pair| pair[1].exchanged()) {
-                let n = pair[0].said.attempt;
-                let Some(wait) = webhook.retry.wait_after(n) else {
+                let ends = matches!(
+                    what,
+                    wire::command::What::Skip(_) | wire::command::What::Cancel(_)
+                );
+                let send = done.send.filter(|_| done.refused.is_empty() && ends);
+                let Some(place) = send.map(|send| (partition, send.into())) else {
                     continue;
                 };
-                let wait = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
-                let ended = self
-                    .requests_of(id)
-                    .filter(|r| r.attempt == n)
-                    .filter_map(|r| r.answered)
-                    .map(|(at, _)| at)
-                    .min();
-                let began = self
-                    .requests_of(id)
-                    .filter(|r| r.attempt == n + 1)
-                    .map(|r| r.at)
-                    .min();
-                if let Some((ended, began)) = ended.zip(began)
-                    && began + slack < ended + wait
-                {
+                let run = self.book.sends.get(&place).map(|sent| &sent.run);
+                let last = run.and_then(|run| self.book.attempts_of(run).last());
+                if last.map(Attempt::outcome) != Some(Outcome::Cancelled) {
                     return Err(format!(
-                        "attempt {} of {id} began {} ms after the end of {n}, {wait} were to pass",
-                        n + 1,
-                        began - ended
+                        "what stood at {place:?} was ended by hand, and is {:?}",
+                        last.map(Attempt::outcome)
                     ));
                 }
             }
@@ -498,24 +372,35 @@ impl Case<'_> {
         Ok(())
     }
 
-    /// What ended without success stands in `dead`, and nothing else does.
+    /// What ended without success stands in `dead`, once, and nothing else does.
     fn the_dead_are_kept(&self) -> Result<(), String> {
-        let mut kept: BTreeSet<(u32, u64, u32)> = BTreeSet::new();
+        let mut kept: BTreeSet<(u32, u64, u32, String)> = BTreeSet::new();
         for (partition, records) in self.records(Topic::Dead) {
             for (_, record) in records {
                 let dead =
                     wire::DeadDelivery::decode(record.value.unwrap_or_default()).expect("ours");
                 let ticket = dead.ticket.expect("a ticket");
-                kept.insert((partition, ticket.offset, ticket.index));
+                let attempt = dead.attempt.expect("an attempt");
+                kept.insert((
+                    partition,
+                    ticket.offset,
+                    ticket.index,
+                    id(&attempt.delivery_id),
+                ));
             }
         }
-        let ended = self
-            .attempts
-            .values()
-            .flatten()
-            .filter(|a| a.outcome().is_dead());
+        let attempts = self.book.attempts.values().flatten();
+        let ended = attempts.filter(|a| a.outcome().is_dead());
         let wanted: BTreeSet<_> = ended
-            .map(|a| (a.partition, a.ticket.offset, a.ticket.index))
+            .map(|a| {
+                let ticket = a.ticket;
+                (
+                    a.partition,
+                    ticket.offset,
+                    ticket.index,
+                    id(&a.said.delivery_id),
+                )
+            })
             .collect();
         match kept.symmetric_difference(&wanted).next() {
             Some(ticket) => Err(format!(
@@ -523,6 +408,30 @@ impl Case<'_> {
             )),
             None => Ok(()),
         }
+    }
+
+    /// Nobody is given up for having waited too long before it has waited for that long.
+    fn nobody_expires_early(&self) -> Result<(), String> {
+        let max_hold = self.ended.plan.setup.old_end.max_hold;
+        let max_hold = i64::try_from(max_hold.as_millis()).unwrap_or(i64::MAX);
+        let attempts = self.book.attempts.values().flatten();
+        let expired = attempts.filter(|a| a.outcome() == Outcome::Expired && !a.exchanged());
+        for attempt in expired {
+            let (partition, position) = attempt.place();
+            let log = &self.world.logs[&place(&Topic::Deliveries.name(PREFIX), partition)];
+            let there = log.ever.iter().find(|(_, r)| r.offset == position.offset);
+            let Some((entered_at, _)) = there else {
+                return Err(format!("nothing ever stood at {:?}", attempt.place()));
+            };
+            let waited = attempt.said.started_at_ms - EPOCH_MS - entered_at;
+            if attempt.said.first_try_ms == 0 && waited + self.clocks_differ() < max_hold {
+                return Err(format!(
+                    "run {} of {} expired after {waited} ms, {max_hold} were to pass",
+                    attempt.said.run, attempt.unit.0
+                ));
+            }
+        }
+        Ok(())
     }
 
     fn what_cannot_be_used_is_rejected(&self) -> Result<(), String> {
@@ -567,7 +476,7 @@ impl Case<'_> {
             }
         }
         let mut told = BTreeSet::new();
-        for write in &self.world().writes {
+        for write in &self.world.writes {
             if !told.insert((write.name.clone(), write.version)) {
                 return Err(format!(
                     "two were told that they wrote version {} of {}",
@@ -590,31 +499,6 @@ impl Case<'_> {
     }
 }
 
-fn id(bytes: &[u8]) -> Id {
-    DeliveryId::from_slice(bytes).expect("16 bytes").to_string()
-}
-
 fn registry_record(record: &StoredRecord) -> Option<wire::RegistryRecord> {
     wire::RegistryRecord::decode(record.value.clone()?).ok()
-}
-
-fn entry(record: &StoredRecord) -> LogEntry<wire::Attempts> {
-    let value = record.value.clone().unwrap_or_default();
-    match record.header(header::KIND).map(Bytes::as_ref) {
-        Some(kind) if kind == header::KIND_CLAIM.as_bytes() => {
-            let claim = wire::Claim::decode(value).expect("ours");
-            LogEntry::Claim {
-                epoch: claim.epoch,
-                nonce: claim.nonce.to_vec(),
-            }
-        }
-        _ => {
-            let body = wire::Attempts::decode(value).expect("ours");
-            LogEntry::Written {
-                epoch: body.epoch,
-                sequence: body.sequence,
-                body,
-            }
-        }
-    }
 }

@@ -9,10 +9,15 @@
 )]
 
 mod admin;
+mod book;
+mod breaches;
+mod by_hand;
 mod clock;
 mod groups;
+mod hooks;
 mod journal;
 mod judge;
+mod lies;
 mod plan;
 mod process;
 mod receivers;
@@ -26,8 +31,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Once};
 
 use judge::{Figures, judge};
+use lies::Lie;
 use parking_lot::Mutex;
 use plan::Plan;
+use run::Ended;
 use world::World;
 
 thread_local! {
@@ -56,12 +63,13 @@ fn number(name: &str) -> Option<u64> {
         })
 }
 
-/// Runs a seed and judges it.
-fn outcome(seed: u64) -> Result<(Figures, String), String> {
+/// Runs a seed.
+fn ended(seed: u64, lie: Option<Lie>) -> Result<Ended, String> {
     count_panics();
     PANICS.set(0);
     let world = Arc::new(Mutex::new(World::new(seed)));
     world.lock().trace.at_length = number("TRACE").is_some();
+    world.lock().lie = lie;
     let ended = panic::catch_unwind(AssertUnwindSafe(|| run::run(seed, world.clone())));
     if number("TRACE").is_some() {
         show(world.lock().trace.text());
@@ -74,8 +82,14 @@ fn outcome(seed: u64) -> Result<(Figures, String), String> {
     if PANICS.get() > 0 {
         return Err(format!("{} panics", PANICS.get()));
     }
+    Ok(ended)
+}
+
+/// Runs a seed and judges it.
+fn outcome(seed: u64) -> Result<(Figures, String), String> {
+    let ended = ended(seed, None)?;
     let figures = judge(&ended)?;
-    let text = world.lock().trace.text().to_owned();
+    let text = ended.world.lock().trace.text().to_owned();
     Ok((figures, text))
 }
 

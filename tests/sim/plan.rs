@@ -6,8 +6,9 @@ use hookline_model::core::lane::QueueLimits;
 use hookline_model::resource::State;
 
 use super::admin::{Order, PROJECT};
-use super::process::{Roles, Setup};
-use super::receivers::Behaviour;
+use super::by_hand::Wish;
+use super::hooks::{Hook, hooks};
+use super::process::{OldEnd, Roles, Setup};
 use super::world::Weather;
 
 /// Which kinds of trouble a run has.
@@ -75,8 +76,9 @@ pub(crate) struct Event {
     pub(crate) kind: &'static str,
     pub(crate) data: String,
     pub(crate) project: &'static str,
-    /// In which partition, modulo their number.
+    /// In which partition, modulo their number; and what it is ordered by, unless it has no key.
     pub(crate) key: u32,
+    pub(crate) keyed: bool,
     /// Not an event at all.
     pub(crate) garbage: bool,
 }
@@ -88,16 +90,8 @@ pub(crate) enum Deed {
     Fault(Fault),
     /// At the registry, through this process.
     Admin(usize, Order),
-}
-
-/// A webhook of the run.
-#[derive(Debug, Clone)]
-pub(crate) struct Hook {
-    pub(crate) name: String,
-    pub(crate) document: String,
-    pub(crate) behaviour: Behaviour,
-    /// Nobody changes it, and nothing deactivates it.
-    pub(crate) steady: bool,
+    /// Of a single delivery: that of so many that it could be asked of.
+    Wish(Wish, usize),
 }
 
 /// See the module's documentation.
@@ -120,34 +114,8 @@ pub(crate) struct Plan {
 
 /// The types that are published.
 const TYPES: [&str; 3] = ["order.paid", "order.shipped", "user.new"];
-const PATTERNS: [&str; 5] = [
-    "\"*\"",
-    "\"order.*\"",
-    "order.paid",
-    "\"order.*\", user.new",
-    "user.new",
-];
-const SCHEDULES: [&str; 6] = [
-    "{fixed: {delay: 300ms, times: 4}}",
-    "{list: [200ms, 1s, 5s, 1s]}",
-    "{list: [1s, 1s, 1s, 1s, 1s]}",
-    "{exponential: {initial: 1s, factor: 2, cap: 5s, times: unlimited}}",
-    "{fixed: {delay: 2s, times: 3}}",
-    "{list: [5s, 100ms, 7s]}",
-];
-
 /// The longest error of a clock in [`Mix::Clocks`], either way.
 pub(crate) const WRONG_BY: i64 = 400;
-
-/// The webhook that everybody leaves alone, and whose endpoint is well.
-pub(crate) const CANARY: &str = "canary";
-
-pub(crate) fn document(name: &str, events: &str, schedule: &str, more: &str) -> String {
-    format!(
-        "kind: Webhook\nproject: {PROJECT}\nname: {name}\nurl: http://127.0.0.1:9/{name}\nevents: [{events}]\ndeadline: 3s\n\
-         retry: {{schedule: {schedule}, jitter: 0}}\n{more}"
-    )
-}
 
 impl Plan {
     pub(crate) fn of(seed: u64) -> Self {
@@ -180,6 +148,7 @@ impl Plan {
         };
         plan.publish(&mut random);
         plan.administer(&mut random);
+        plan.wish(&mut random);
         if mix != Mix::None {
             let faults = if hard {
                 random.usize(3..12)
@@ -212,19 +181,36 @@ impl Plan {
             if !repeated {
                 key = random.u32(0..4);
             }
+            // Some fill a batch by their size.
+            let pad = if random.u8(0..5) == 0 { 300 } else { 0 };
             let event = Event {
                 id: format!("e{}", if repeated { n - 1 } else { n }),
                 kind: TYPES[random.usize(0..TYPES.len())],
-                data: format!("{{\"n\":  {n}}}"),
+                data: format!("{{\"n\":  {n}, \"pad\": \"{}\"}}", "~".repeat(pad)),
                 project: if random.u8(0..30) == 0 {
                     "nobody"
                 } else {
                     PROJECT
                 },
                 key,
+                keyed: key != 3,
                 garbage: random.u8(0..40) == 0,
             };
             self.deeds.push((at, Deed::Publish(event)));
+        }
+    }
+
+    /// What people want of single deliveries.
+    fn wish(&mut self, random: &mut fastrand::Rng) {
+        for _ in 0..random.usize(0..8) {
+            let at = random.i64(2_000..self.calm_at);
+            let wish = Wish::ALL[random.usize(0..Wish::ALL.len())];
+            let deed = Deed::Wish(wish, random.usize(0..100));
+            // Twice, now and then.
+            if random.u8(0..4) == 0 {
+                self.deeds.push((at, deed.clone()));
+            }
+            self.deeds.push((at, deed));
         }
     }
 
@@ -244,7 +230,7 @@ impl Plan {
             let name = hook.name.clone();
             let order = match random.u8(0..10) {
                 0..4 => Order::Put {
-                    document: hook.document.clone(),
+                    document: hook.documents[random.usize(0..hook.documents.len())].clone(),
                     matching: random.bool(),
                 },
                 4..6 => Order::State {
@@ -313,7 +299,23 @@ fn setup(random: &mut fastrand::Rng) -> Setup {
         },
         checkpoint_every: Duration::from_millis(random.u64(100..1500)),
         identity_window: 1_000,
+        old_end: old_end(random),
     }
+}
+
+/// By default nothing of a run becomes old enough.
+fn old_end(random: &mut fastrand::Rng) -> OldEnd {
+    let mut old_end = OldEnd::default();
+    if random.bool() {
+        old_end.after = Duration::from_millis(random.u64(1_000..8_000));
+    }
+    if random.u8(0..4) == 0 {
+        old_end.bytes = random.u64(500..8_000);
+    }
+    if random.u8(0..6) == 0 {
+        old_end.max_hold = Duration::from_millis(random.u64(8_000..40_000));
+    }
+    old_end
 }
 
 fn weather(mix: Mix, random: &mut fastrand::Rng) -> Weather {
@@ -340,49 +342,6 @@ fn weather(mix: Mix, random: &mut fastrand::Rng) -> Weather {
             unanswered: 0.0,
         },
     }
-}
-
-fn hooks(random: &mut fastrand::Rng) -> Vec<Hook> {
-    let mut hooks = vec![Hook {
-        name: CANARY.into(),
-        document: document(CANARY, "\"*\"", SCHEDULES[3], ""),
-        behaviour: Behaviour::Well,
-        steady: true,
-    }];
-    for n in 0..random.usize(2..8) {
-        let name = format!("w{n}");
-        let behaviour = match random.u8(0..12) {
-            0..3 => Behaviour::Well,
-            3..5 => Behaviour::FailsFirst(random.u32(1..4)),
-            5 => Behaviour::Always(500),
-            6..8 => Behaviour::Flaps(random.i64(500..6_000)),
-            8 => Behaviour::Hangs,
-            9 => Behaviour::AsksToWait(random.u32(1..4)),
-            10 => Behaviour::Gone(random.u64(8..40)),
-            _ => Behaviour::Always(404),
-        };
-        let mut schedule = SCHEDULES[random.usize(0..SCHEDULES.len())];
-        if matches!(behaviour, Behaviour::Always(_)) {
-            schedule = SCHEDULES[1];
-        }
-        let mut more = String::new();
-        if random.u8(0..4) == 0 {
-            more.push_str("rate_limit: 20/s\n");
-        }
-        let gone = matches!(behaviour, Behaviour::Gone(_));
-        hooks.push(Hook {
-            document: document(
-                &name,
-                PATTERNS[random.usize(0..PATTERNS.len())],
-                schedule,
-                &more,
-            ),
-            steady: !gone && random.u8(0..3) > 0,
-            name,
-            behaviour,
-        });
-    }
-    hooks
 }
 
 fn fault(mix: Mix, processes: usize, random: &mut fastrand::Rng) -> Fault {

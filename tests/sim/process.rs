@@ -9,6 +9,7 @@ use hookline_dispatch::{Dispatch, DispatchConfig, WayOut};
 use hookline_fanout::{Fanout, FanoutConfig};
 use hookline_journal::Journal;
 use hookline_model::core::lane::QueueLimits;
+use hookline_model::limits;
 use hookline_model::time::Clock;
 use hookline_registry::{Kek, Layout, Registry, RegistryConfig, Sealer};
 use tokio::runtime::Runtime;
@@ -42,6 +43,25 @@ pub(crate) struct Setup {
     pub(crate) queues: QueueLimits,
     pub(crate) checkpoint_every: Duration,
     pub(crate) identity_window: usize,
+    pub(crate) old_end: OldEnd,
+}
+
+/// When what waits is moved out of the way, and how long it may wait.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OldEnd {
+    pub(crate) after: Duration,
+    pub(crate) bytes: u64,
+    pub(crate) max_hold: Duration,
+}
+
+impl Default for OldEnd {
+    fn default() -> Self {
+        Self {
+            after: limits::OLD_END_AFTER,
+            bytes: limits::OLD_END_BYTES,
+            max_hold: limits::MAX_HOLD,
+        }
+    }
 }
 
 /// A process in one of its lives.
@@ -425,6 +445,9 @@ async fn dispatch(
     config.max_in_flight = all.setup.max_in_flight;
     config.checkpoint_every = all.setup.checkpoint_every;
     config.queues = all.setup.queues;
+    config.old_end_after = all.setup.old_end.after;
+    config.old_end_bytes = all.setup.old_end.bytes;
+    config.max_hold = all.setup.old_end.max_hold;
     let policy = UrlPolicyConfig {
         allow_http: true,
         allow_addresses: vec!["127.0.0.0/8".parse()?],

@@ -30,6 +30,16 @@ pub(crate) enum Behaviour {
     AsksToWait(u32),
     /// Answers 410 to one delivery in so many.
     Gone(u64),
+    /// Answers 503, as long as there is trouble.
+    Down,
+    /// Answers 500 to the first attempts, so many, of one request in so many.
+    Stumbles { one_in: u64, times: u32 },
+    /// Answers 200, after so many milliseconds.
+    Slow(u64),
+    /// Answers 413 to more than so many events.
+    TakesAtMost(usize),
+    /// Answers 422 to the first attempt of one request in so many.
+    Objects(u64),
 }
 
 /// A request on the wire.
@@ -40,6 +50,8 @@ pub(crate) struct Request {
     pub(crate) webhook: String,
     pub(crate) id: String,
     pub(crate) attempt: u32,
+    /// `hookline-lane` and `hookline-sequence`, where it has a place in an order.
+    pub(crate) order: Option<(String, u64)>,
     pub(crate) body: Bytes,
     /// When it was answered, and how.
     pub(crate) answered: Option<(i64, Answer)>,
@@ -70,15 +82,15 @@ struct Fate {
 
 impl SimTransport {
     fn arrive(&self, request: &OutgoingRequest) -> (usize, Fate) {
-        let text = |name: &str| {
-            let value = request
-                .headers
-                .get(name)
-                .and_then(|value| value.to_str().ok());
-            value
-                .unwrap_or_else(|| panic!("every request has {name}"))
-                .to_owned()
+        let header = |name: &str| {
+            let value = request.headers.get(name)?;
+            value.to_str().ok().map(str::to_owned)
         };
+        let text = |name: &str| header(name).unwrap_or_else(|| panic!("every request has {name}"));
+        let order = header("hookline-lane").map(|lane| {
+            let sequence = text("hookline-sequence").parse().expect("a number");
+            (lane, sequence)
+        });
         let webhook = request
             .target
             .url()
@@ -127,26 +139,66 @@ impl SimTransport {
                 }
             }
             Behaviour::Gone(one_in) => {
-                let sum: u64 = id.bytes().map(u64::from).sum();
-                if sum.is_multiple_of(one_in) {
+                if one_of(&id, one_in) {
                     fate.answer = Answer::Status(410);
+                }
+            }
+            Behaviour::Down => {
+                if !calm {
+                    fate.answer = Answer::Status(503);
+                }
+            }
+            Behaviour::Stumbles { one_in, times } => {
+                if attempt <= times && one_of(&id, one_in) {
+                    fate.answer = Answer::Status(500);
+                }
+            }
+            Behaviour::Slow(ms) => {
+                if !calm {
+                    fate.after += Duration::from_millis(ms);
+                }
+            }
+            Behaviour::TakesAtMost(events) => {
+                if count(&request.body) > events {
+                    fate.answer = Answer::Status(413);
+                }
+            }
+            Behaviour::Objects(one_in) => {
+                if attempt == 1 && one_of(&id, one_in) {
+                    fate.answer = Answer::Status(422);
                 }
             }
         }
         let life = self.life;
-        world
-            .trace
-            .line(at, format_args!("{life:?} -> {webhook} {id} {attempt}"));
+        world.trace.line(
+            at,
+            format_args!("{life:?} -> {webhook} {id} {attempt} {order:?}"),
+        );
         world.receivers.requests.push(Request {
             life,
             at,
             webhook,
             id,
             attempt,
+            order,
             body: request.body.clone(),
             answered: None,
         });
         (world.receivers.requests.len() - 1, fate)
+    }
+}
+
+/// Whether a request is that of so many.
+fn one_of(id: &str, one_in: u64) -> bool {
+    let sum: u64 = id.bytes().map(u64::from).sum();
+    sum.is_multiple_of(one_in)
+}
+
+/// Events in a list, or in lines.
+fn count(body: &[u8]) -> usize {
+    match serde_json::from_slice::<Vec<serde::de::IgnoredAny>>(body) {
+        Ok(list) => list.len(),
+        Err(_) => body.iter().filter(|byte| **byte == b'\n').count(),
     }
 }
 

@@ -6,7 +6,10 @@ use hookline_model::topics::{Partitions, Topic};
 use serde_json::json;
 
 use super::admin::Order;
-use super::plan::{CANARY, Deed, Event, Fault, Plan};
+use super::book::Book;
+use super::by_hand;
+use super::hooks::CANARY;
+use super::plan::{Deed, Event, Fault, Plan};
 use super::process::{self, PREFIX, Process};
 use super::world::{Life, Shared, place};
 
@@ -61,6 +64,8 @@ struct Run {
     published: Vec<Published>,
     done: Vec<Done>,
     lives: u32,
+    /// What the logs say so far.
+    book: Book,
     /// The length of the next moment.
     pace: i64,
     /// Who ends is not started again.
@@ -88,6 +93,7 @@ pub(crate) fn run(seed: u64, world: Shared) -> Ended {
         published: Vec::new(),
         done: Vec::new(),
         lives: 0,
+        book: Book::default(),
         pace: 1,
         stopping: false,
     };
@@ -241,6 +247,11 @@ impl Run {
                 }
             }
             Deed::Fault(fault) => self.fault(fault),
+            Deed::Wish(wish, pick) => {
+                let mut world = self.world.lock();
+                self.book.read_on(&world);
+                by_hand::wish(&mut world, &self.book, wish, pick);
+            }
         }
     }
 
@@ -249,7 +260,10 @@ impl Run {
         let value = if event.garbage {
             "{\"specversion\": \"1.0\", ".to_owned()
         } else {
-            let head = json!({"specversion": "1.0", "id": event.id, "source": "/sim", "type": event.kind, "project": event.project});
+            let mut head = json!({"specversion": "1.0", "id": event.id, "source": "/sim", "type": event.kind, "project": event.project});
+            if event.keyed {
+                head["partitionkey"] = format!("k{}", event.key).into();
+            }
             let head = head.to_string();
             format!("{}, \"data\": {}}}", head.trim_end_matches('}'), event.data)
         };
@@ -350,17 +364,25 @@ impl Run {
             data: "{\"fresh\":true}".into(),
             project: super::admin::PROJECT,
             key: 0,
+            keyed: true,
             garbage: false,
         };
         self.publish(fresh);
         let mut arrived = false;
         let mut nudge_at = begun + 1_000;
+        let mut release_at = begun + 1_000;
         loop {
             self.step(i64::MAX);
             let now = self.now();
             if now >= nudge_at {
                 self.nobody_is_kept_waiting();
                 nudge_at = now + 10_000;
+            }
+            if now >= release_at {
+                let mut world = self.world.lock();
+                self.book.read_on(&world);
+                by_hand::release_what_is_held(&mut world, &self.book);
+                release_at = now + 1_000;
             }
             if !arrived {
                 arrived = self.fresh_arrived();
@@ -402,7 +424,7 @@ impl Run {
     }
 
     /// Whether everything that was written has been read and settled.
-    fn at_rest(&self) -> Result<(), String> {
+    fn at_rest(&mut self) -> Result<(), String> {
         let world = self.world.lock();
         let tiers = Topic::tiers().map(|tier| ("tiers", tier.name(PREFIX)));
         let read = [
@@ -423,6 +445,27 @@ impl Run {
                         at.partition
                     ));
                 }
+            }
+        }
+        // What was moved out of the way is not in that.
+        self.book.read_on(&world);
+        if let Some((id, run)) = self.book.open.first() {
+            let open = self.book.open.len();
+            return Err(format!(
+                "run {run} of {id} and {} more are not final",
+                open - 1
+            ));
+        }
+        let name = Topic::Commands.name(PREFIX);
+        for (at, log) in world.logs.iter().filter(|(at, _)| at.topic == name) {
+            let last = log.ever.last().map(|(_, record)| record.offset);
+            if let Some(last) =
+                last.filter(|o| !self.book.commands.contains_key(&(at.partition, *o)))
+            {
+                return Err(format!(
+                    "the command at {}[{}] {last} is not done",
+                    at.topic, at.partition
+                ));
             }
         }
         Ok(())

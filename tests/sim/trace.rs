@@ -60,6 +60,7 @@ fn told(topic: &str, record: &StoredRecord) -> String {
         "deliveries" => deliveries(value),
         "attempts" => attempts(record, value),
         "progress" => progress(value),
+        "held" => held(value),
         _ if topic.starts_with("retry.") => waiting(value),
         _ => String::new(),
     }
@@ -150,7 +151,35 @@ fn attempts(record: &StoredRecord, value: Bytes) -> String {
         )
         .expect("text takes text");
     }
+    for begun in &record.batches {
+        let sends = begun.sends.as_ref().map(wire::Positions::read);
+        let sends = sends.unwrap_or_default().into_iter();
+        let sends: Vec<String> = sends.map(|position| at(Some(position.into()))).collect();
+        let webhook = short(&begun.webhook_uid);
+        write!(text, " batch of {webhook}: {};", sends.join(" ")).expect("text takes text");
+    }
+    for done in &record.commands {
+        let (offset, send) = (done.offset, at(done.send));
+        write!(text, " command {offset} done: {send} {};", done.refused).expect("text takes text");
+    }
+    for moved in &record.moved {
+        let wire::HeldRange {
+            from,
+            to,
+            first,
+            end,
+            ..
+        } = moved;
+        write!(text, " moved {from}-{to} to {first}-{end};").expect("text takes text");
+    }
     text
+}
+
+fn held(value: Bytes) -> String {
+    let Ok(held) = wire::HeldSends::decode(value) else {
+        return " unreadable".into();
+    };
+    format!(" epoch {}: {} {:?}", held.epoch, held.offset, held.indexes)
 }
 
 fn progress(value: Bytes) -> String {

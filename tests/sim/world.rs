@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 
 use super::admin::Acknowledged;
 use super::groups::Group;
+use super::lies::Lie;
 use super::receivers::Receivers;
 use super::trace::Trace;
 
@@ -86,6 +87,8 @@ pub(crate) struct World {
     pub(crate) weather: Weather,
     pub(crate) trace: Trace,
     pub(crate) receivers: Receivers,
+    /// What readers are told wrongly: only to see that the judge finds it out.
+    pub(crate) lie: Option<Lie>,
     /// Writes to the registry that somebody was told of.
     pub(crate) writes: Vec<Acknowledged>,
     pub(crate) logs: BTreeMap<TopicPartition, Log>,
@@ -135,6 +138,7 @@ impl World {
             weather: Weather::default(),
             trace: Trace::default(),
             receivers: Receivers::default(),
+            lie: None,
             writes: Vec::new(),
             logs: BTreeMap::new(),
             committed: BTreeMap::new(),
