@@ -143,7 +143,7 @@ fn bound(name: String, random: &mut fastrand::Rng) -> Hook {
         "batch: {{max_events: {}, max_bytes: {}, max_wait: {}}}\n",
         random.u32(2..7),
         some(random, &["1KiB", "256KiB"]),
-        some(random, &["0s", "200ms", "1s", "3s"])
+        some(random, &["0s", "200ms", "1s"])
     );
     if batched {
         rest.push_str(some(random, &["body: array\n", "body: ndjson\n"]));

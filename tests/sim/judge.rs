@@ -410,18 +410,18 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// Nobody is given up for having waited too long before it has waited for that long.
+    /// Nobody is given up for having waited too long before it has waited for that long, or what leads its batch has.
     fn nobody_expires_early(&self) -> Result<(), String> {
         let max_hold = self.ended.plan.setup.old_end.max_hold;
         let max_hold = i64::try_from(max_hold.as_millis()).unwrap_or(i64::MAX);
         let attempts = self.book.attempts.values().flatten();
         let expired = attempts.filter(|a| a.outcome() == Outcome::Expired && !a.exchanged());
         for attempt in expired {
-            let (partition, position) = attempt.place();
+            let (partition, position) = attempt.first;
             let log = &self.world.logs[&place(&Topic::Deliveries.name(PREFIX), partition)];
             let there = log.ever.iter().find(|(_, r)| r.offset == position.offset);
             let Some((entered_at, _)) = there else {
-                return Err(format!("nothing ever stood at {:?}", attempt.place()));
+                return Err(format!("nothing ever stood at {:?}", attempt.first));
             };
             let waited = attempt.said.started_at_ms - EPOCH_MS - entered_at;
             if attempt.said.first_try_ms == 0 && waited + self.clocks_differ() < max_hold {

@@ -161,6 +161,21 @@ fn every_seed_keeps_the_promises() {
             sum.cancelled > count / 10 && sum.dead > count && sum.claims > 3 * count,
             "{sum:?}"
         );
+        assert!(
+            sum.ordered > 20 * count && sum.batches > 5 * count && sum.batches_again > count,
+            "{sum:?}"
+        );
+        assert!(
+            sum.moved > count && sum.copies > 20 * count && sum.deleted > count,
+            "{sum:?}"
+        );
+        assert!(
+            sum.held > count / 4
+                && sum.commands > count / 2
+                && sum.split > count / 10
+                && sum.expired > count,
+            "{sum:?}"
+        );
     }
 }
 
