@@ -459,7 +459,7 @@ impl<T> Lanes<T> {
         let hook = self.hooks.get_mut(&webhook)?;
         hook.turn = Turn::None;
         let queued = hook.pop(ready)?;
-        let batch = hook.batch.filter(|_| send && ready != Ready::Again);
+        let batch = hook.batch(ready).filter(|_| send);
         let mut others = Vec::new();
         if let Some(batch) = batch {
             let mut weight = queued.weight;

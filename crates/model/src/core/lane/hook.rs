@@ -228,12 +228,25 @@ impl<T> Hook<T> {
         }
     }
 
+    /// How many of the lane go out together, if more than one may.
+    fn together(&self, kind: LaneKind) -> Option<Batch> {
+        self.batch.filter(|_| kind.goes_together())
+    }
+
+    /// As what the next of it goes out: what was begun before is what it is.
+    pub(super) fn batch(&self, ready: Ready) -> Option<Batch> {
+        match ready {
+            Ready::Lane(kind) => self.together(kind),
+            Ready::Again | Ready::Fills(_) | Ready::Nothing => None,
+        }
+    }
+
     /// Whether something of the lane could go, and since when; or from when on.
     fn ripe(&self, kind: LaneKind, lane: &Lane<T>, now: Millis) -> Option<Millis> {
         if lane.queue.is_empty() || (lane.held && !mutated!(OrderNotKept)) {
             return None;
         }
-        let Some(batch) = self.batch else {
+        let Some(batch) = self.together(kind) else {
             return Some(Millis(i64::MIN));
         };
         (kind.is_ordered() || self.resting < BATCHES_WAITING_MAX).then(|| lane.ripe(batch, now))

@@ -69,6 +69,13 @@ impl LaneKind {
         matches!(self, Self::Ordered | Self::OrderedBulk | Self::Key(_))
     }
 
+    /// Whether what stands in it goes out together, where its webhook takes batches. What tiers brought back was tried by itself, each so many times: it goes on
+    /// by itself, under the id that its receiver knows.
+    #[must_use]
+    pub fn goes_together(self) -> bool {
+        self != Self::Due
+    }
+
     /// Whether it takes only what the others leave.
     #[must_use]
     pub fn is_bulk(self) -> bool {

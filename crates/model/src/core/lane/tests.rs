@@ -464,19 +464,18 @@ fn a_lane_that_has_no_room_keeps_no_scan_from_the_others() {
     assert_eq!(lanes.begin_scan(), Some(1), "something of 1 has gone");
 }
 
-/// Batches of up to a hundred, which wait for a second to be full.
-struct Batching;
+/// Batches of so many, which wait for a second to be full.
+struct Batching(usize);
 
 impl Door<u32> for Batching {
     fn terms(&mut self, _: WebhookUid, _: &u32) -> Terms {
-        let batch = Batch {
-            sends: 100,
-            bytes: usize::MAX,
-            wait: Duration::from_secs(1),
-        };
         Terms::Send {
             rate: None,
-            batch: Some(batch),
+            batch: Some(Batch {
+                sends: self.0,
+                bytes: usize::MAX,
+                wait: Duration::from_secs(1),
+            }),
         }
     }
 
@@ -493,7 +492,7 @@ fn a_batch_does_not_wait_for_what_its_lane_has_no_room_for() {
     });
     let lane = key(1, LaneKind::Ordered);
     let went = |lanes: &mut Lanes<u32>, ms: i64| {
-        let start = lanes.next(Millis(ms), &mut Batching);
+        let start = lanes.next(Millis(ms), &mut Batching(100));
         start.map(|start| 1 + start.others.len())
     };
     for offset in 0..10 {
@@ -575,4 +574,20 @@ impl<T: std::hash::Hash> std::hash::Hash for Lanes<T> {
             (scan.follows, scan.from, scan.at, refused).hash(state);
         }
     }
+}
+
+#[test]
+fn what_tiers_brought_back_goes_by_itself_and_waits_for_no_batch() {
+    let mut lanes = Lanes::default();
+    for offset in 0..2 {
+        lanes.offer(queued(key(1, LaneKind::Fresh), offset), usize::MAX);
+        lanes.offer(queued(key(1, LaneKind::Due), 10 + offset), usize::MAX);
+    }
+    let mut started = |now| -> Vec<(u64, usize, bool)> {
+        std::iter::from_fn(|| lanes.next(Millis(now), &mut Batching(3)))
+            .map(|s| (s.queued.position.offset, 1 + s.others.len(), s.batch))
+            .collect()
+    };
+    assert_eq!(started(0), [(10, 1, false), (11, 1, false)]);
+    assert_eq!(started(1_000), [(0, 2, true)]);
 }
