@@ -26,6 +26,8 @@ SEED ?=
 TRACE ?=
 # Fail points, at which tests end the program as a crash would. Never in what `make build` leaves.
 TEST_FEATURES := --features hookline-server/failpoints
+# Tests at a time: one more than there are cores, where these are few.
+TEST_THREADS ?= $(shell n=$$(nproc); echo $$((n < 3 ? n + 1 : n)))
 
 .PHONY: help run build test check simulate fuzz bench setup setup-run kafka
 
@@ -66,11 +68,11 @@ $(KAFKA_STAMP): tests/kafka/pom.xml
 	touch $@
 
 # The whole-system tests start target/debug/hookline, so everything is built first; `--all-targets` selects the same features as the
-# tests do, so nothing is built twice.
+# tests do, so nothing is built twice. Those tests mostly wait: for timeouts, retries and members that are silent.
 test: check kafka
 	@echo "== tests"
 	$(CARGO) build --locked --workspace --all-targets $(TEST_FEATURES)
-	$(CARGO) test --locked --workspace --no-fail-fast $(TEST_FEATURES)
+	RUST_TEST_THREADS=$(TEST_THREADS) $(CARGO) test --locked --workspace --no-fail-fast $(TEST_FEATURES)
 
 # Another target directory for the optimised tests would cost more than it gives: the development profile is optimised enough.
 simulate: setup-run
