@@ -10,10 +10,12 @@ use hookline_tests::program::{Engine, Start};
 use super::{ALL, NOT_STUCK, Run, worker};
 
 fn hooks() -> Vec<Hook> {
-    // Many, so that every partition has some.
-    let mut hooks: Vec<_> = ["a", "b", "c", "d"]
-        .into_iter()
-        .map(|name| Hook::new(&format!("quick-{name}"), &format!("/ok/{name}")))
+    // So many that each of the two partitions has some of them, but once in thousands of runs.
+    let mut hooks: Vec<_> = (0..12)
+        .map(|n| {
+            let hook = Hook::new(&format!("quick-{n}"), &format!("/ok/{n}/"));
+            hook.only(["user.signup", "email.message.clicked"][n % 2])
+        })
         .collect();
     hooks.push(Hook::new("slow", "/slow/40/slow").only("user.signup"));
     let policy = "retry: {jitter: 0, schedule: {list: [1s, 200ms]}}";
