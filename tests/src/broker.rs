@@ -295,7 +295,12 @@ impl Broker {
     /// # Panics
     /// When it does not run.
     pub fn freeze(&self) {
-        kill(self.running(), Signal::SIGSTOP).expect("the broker can be signalled");
+        let pid = self.running();
+        kill(pid, Signal::SIGSTOP).expect("the broker can be signalled");
+        // On a busy machine some of its threads go on until one has been told.
+        while !stands_still(pid) {
+            pause(Duration::from_millis(1));
+        }
     }
 
     /// Lets it go on.
@@ -643,4 +648,17 @@ log.initial.task.delay.ms=1000
 )]
 fn pause(span: Duration) {
     std::thread::sleep(span);
+}
+
+/// Whether all threads of a process are stopped, or gone.
+fn stands_still(pid: Pid) -> bool {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten();
+    tasks.flatten().all(|task| {
+        let state = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        // The name before the state may hold anything.
+        let state = state.rsplit_once(')').map(|(_, rest)| rest.trim_start());
+        state.is_none_or(|state| state.starts_with(['T', 't', 'Z', 'X']))
+    })
 }
