@@ -12,6 +12,8 @@ use prost::Message as _;
 use crate::program::Site;
 
 const BUDGET: ReadBudget = ReadBudget { bytes: 1024 * 1024 };
+/// The built-in engine goes on this much higher after it has cut a torn tail, so that what is empty then starts there.
+const SKIPPED_BY_A_REPAIR: u64 = 1 << 20;
 
 /// A claim that took effect.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -146,7 +148,10 @@ async fn each(journal: &dyn Journal, topic: &str, mut take: impl FnMut(u32, &Sto
     for partition in 0..topics[topic].partitions {
         let start = journal.start(topic, partition).await.expect("a start");
         let end = journal.end(topic, partition).await.expect("an end");
-        assert_eq!(start, 0, "nothing of {topic} has been deleted");
+        assert!(
+            start.is_multiple_of(SKIPPED_BY_A_REPAIR),
+            "something of {topic} has been deleted: it starts at {start}"
+        );
         let mut reader = journal
             .reader(topic, partition, start, BUDGET)
             .await
