@@ -16,28 +16,41 @@ use hookline_model::limits::{OVERLAP_DEFAULT, OVERLAP_MAX};
 use hookline_model::resource::FieldError;
 use hookline_model::time::Millis;
 use hookline_model::units::parse_duration;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde_json::{Map, Value, json};
 
 use super::Problem;
 
 /// Bytes of a resource in a request.
 const BODY_BYTES_MAX: usize = 1024 * 1024;
+/// Of a request that is too large, so much more is read before it is answered.
+const DISCARDED_BYTES_MAX: usize = 32 * 1024 * 1024;
+const DISCARDED_WITHIN: Duration = Duration::from_secs(5);
 /// Items of a page, unless told otherwise, and at most.
 const LIMIT_DEFAULT: usize = 50;
 const LIMIT_MAX: usize = 500;
 
 /// The whole body, up to `max` bytes.
-pub(crate) async fn read_body(body: Body, max: usize) -> Result<Bytes, Problem> {
-    let read = axum::body::to_bytes(body, max).await;
-    read.map_err(|error| {
-        let over = std::error::Error::source(&error)
-            .is_some_and(|s| s.is::<http_body_util::LengthLimitError>());
-        if over {
-            Problem::too_large(format!("a request here may have {max} bytes"))
-        } else {
-            Problem::malformed(format!("the request broke off: {error}"))
+pub(crate) async fn read_body(mut body: Body, max: usize) -> Result<Bytes, Problem> {
+    match Limited::new(&mut body, max).collect().await {
+        Ok(read) => Ok(read.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => {
+            discard(body).await;
+            let what = format!("a request here may have {max} bytes");
+            Err(Problem::too_large(what))
         }
-    })
+        Err(error) => Err(Problem::malformed(format!(
+            "the request broke off: {error}"
+        ))),
+    }
+}
+
+/// Reads the rest and throws it away: a client that is cut off while it sends may never get to see why.
+async fn discard(body: Body) {
+    let mut rest = Limited::new(body, DISCARDED_BYTES_MAX);
+    let all = async { while let Some(Ok(_)) = rest.frame().await {} };
+    // Who sends more, or is slower, is cut off.
+    drop(tokio::time::timeout(DISCARDED_WITHIN, all).await);
 }
 
 /// The essence of the media type, in lower case; empty when none is said.
