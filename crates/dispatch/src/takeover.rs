@@ -7,7 +7,7 @@ use std::sync::Arc;
 use hookline_journal::{
     Appender, JournalError, ReadBudget, ReadError, StoredRecord, append_and_wait, read_until,
 };
-use hookline_model::core::checkpoint::{Checkpoint, CheckpointReader, Reach};
+use hookline_model::core::checkpoint::{Checkpoint, CheckpointReader};
 use hookline_model::core::claims::{ClaimReader, Counted, OwnLog};
 use hookline_model::core::held::{Held, HeldRange};
 use hookline_model::core::lane::QueueLimits;
@@ -106,7 +106,11 @@ async fn try_take_over(
     // In this order: what is deleted up to now, a checkpoint that is stored by now no longer needs.
     let start = shared.journal.start(&shared.names.deliveries, p).await?;
     let held = shared.journal.start(&shared.names.held, p).await?;
-    let (checkpoint, progress_end) = best_checkpoint(shared, p, start, held).await?;
+    let starts = Starts {
+        deliveries: start,
+        held,
+    };
+    let (checkpoint, progress_end) = best_checkpoint(shared, p, starts).await?;
     if let Some(checkpoint) = checkpoint.as_ref().filter(|c| c.low < start) {
         return Err(TakeoverError::Deleted {
             partition: p,
@@ -182,10 +186,11 @@ async fn try_take_over(
             tracing::debug!(partition = p, claim = epoch, "partition claimed");
             // The owner before us may have stored one more checkpoint before our claim, and deleted behind it. After the claim it deletes nothing.
             let progress_now = shared.journal.end(&shared.names.progress, p).await?;
-            if progress_now != progress_end
-                && newest(shared, p, start, held).await? > from_checkpoint
-            {
-                return Err(TakeoverError::Outdated { partition: p });
+            if progress_now != progress_end {
+                let (newest, _) = best_checkpoint(shared, p, starts).await?;
+                if newest.as_ref().map(Checkpoint::reach) > from_checkpoint {
+                    return Err(TakeoverError::Outdated { partition: p });
+                }
             }
             return finish(shared, p, replay, OwnLog::new(epoch, at), progress_end).await;
         }
@@ -196,15 +201,11 @@ async fn try_take_over(
     })
 }
 
-/// How far the best checkpoint has come.
-async fn newest(
-    shared: &Shared,
-    p: u32,
-    deliveries_start: u64,
-    held_start: u64,
-) -> Result<Option<Reach>, TakeoverError> {
-    let (checkpoint, _) = best_checkpoint(shared, p, deliveries_start, held_start).await?;
-    Ok(checkpoint.map(|c| c.reach()))
+/// Where what is kept of each topic begins: a checkpoint that needs more is of no use.
+#[derive(Clone, Copy)]
+struct Starts {
+    deliveries: u64,
+    held: u64,
 }
 
 /// Whether a complete checkpoint, whoever stored it, needs nothing of `deliveries` below `start`.
@@ -213,16 +214,18 @@ pub(crate) async fn needs_nothing_below(
     p: u32,
     start: u64,
 ) -> Result<bool, TakeoverError> {
-    let held = shared.journal.start(&shared.names.held, p).await?;
-    let (checkpoint, _) = best_checkpoint(shared, p, start, held).await?;
+    let starts = Starts {
+        deliveries: start,
+        held: shared.journal.start(&shared.names.held, p).await?,
+    };
+    let (checkpoint, _) = best_checkpoint(shared, p, starts).await?;
     Ok(checkpoint.is_some_and(|checkpoint| checkpoint.low >= start))
 }
 
 async fn best_checkpoint(
     shared: &Shared,
     p: u32,
-    deliveries_start: u64,
-    held_start: u64,
+    starts: Starts,
 ) -> Result<(Option<Checkpoint>, u64), TakeoverError> {
     let topic = &shared.names.progress;
     let (start, end) = (
@@ -245,7 +248,7 @@ async fn best_checkpoint(
         })
         .await?;
     }
-    Ok((found.best(deliveries_start, held_start), end))
+    Ok((found.best(starts.deliveries, starts.held), end))
 }
 
 /// The log since the checkpoint, applied.
@@ -349,20 +352,14 @@ async fn finish(
     progress_end: u64,
 ) -> Result<Owned, TakeoverError> {
     // What something follows from has been begun, too, but is not found: it does not go again.
-    let mut wanted = Wanted::new();
     let refollow = replay.refollow.values();
-    wanted.extend(
-        refollow
-            .flat_map(|(_, attempt)| attempt.sends())
-            .map(|position| (position, None)),
-    );
-    read_back(shared, p, replay.partition.held(), &mut wanted).await?;
+    let to_follow: Vec<_> = refollow.flat_map(|(_, attempt)| attempt.sends()).collect();
+    let followed = read_back(shared, p, replay.partition.held(), &to_follow).await?;
     let found = replay.partition.found();
     let mut room = shared.resting_room();
     for positions in found.chunks(READ_BACK) {
-        let mut wanted = positions.iter().map(|position| (*position, None)).collect();
-        read_back(shared, p, replay.partition.held(), &mut wanted).await?;
-        for (position, placed) in wanted {
+        let read = read_back(shared, p, replay.partition.held(), positions).await?;
+        for (position, placed) in read {
             let Some(placed) = placed else {
                 return Err(TakeoverError::Deleted {
                     partition: p,
@@ -384,7 +381,7 @@ async fn finish(
         let sends = attempt.sends();
         let payloads: Vec<Payload> = sends
             .iter()
-            .filter_map(|position| Some(wanted.get(position)?.as_ref()?.payload.clone()))
+            .filter_map(|position| Some(followed.get(position)?.as_ref()?.payload.clone()))
             .collect();
         if payloads.len() < sends.len() {
             // Deleted, and not among what was moved: whoever did that knew that all of this was acknowledged. Only what the log is read again for
@@ -420,22 +417,26 @@ async fn finish(
     })
 }
 
-/// Sends to be read, and what was found.
+/// Sends that were to be read, and what was found.
 pub(crate) type Wanted = BTreeMap<Position, Option<Placed>>;
 
-/// Reads the wanted sends, as far as they are there: `low` keeps what is unsettled from deletion, or it was copied before that rose above it.
+/// Reads these sends, as far as they are there: `low` keeps what is unsettled from deletion, or it was copied before that rose above it.
 pub(crate) async fn read_back(
     shared: &Shared,
     p: u32,
     held: &Held,
-    wanted: &mut Wanted,
-) -> Result<(), TakeoverError> {
+    positions: &[Position],
+) -> Result<Wanted, TakeoverError> {
+    let mut wanted: Wanted = positions.iter().map(|position| (*position, None)).collect();
+    if wanted.is_empty() {
+        return Ok(wanted);
+    }
     let topic = &shared.names.deliveries;
     let start = shared.journal.start(topic, p).await?;
     for range in held.ranges() {
         let bounds = Position::at(range.from)..Position::at(range.to.min(start));
         if bounds.start < bounds.end {
-            read_copies(shared, p, *range, bounds, wanted).await?;
+            read_copies(shared, p, *range, bounds, &mut wanted).await?;
         }
     }
     let offsets: Vec<u64> = {
@@ -456,11 +457,11 @@ pub(crate) async fn read_back(
             let Ok((placed, _)) = records::sends(&stored) else {
                 return;
             };
-            take_wanted(placed, wanted);
+            take_wanted(placed, &mut wanted);
         })
         .await?;
     }
-    Ok(())
+    Ok(wanted)
 }
 
 fn take_wanted(placed: Vec<Placed>, wanted: &mut Wanted) {

@@ -3,6 +3,7 @@
 
 mod away;
 mod by_hand;
+mod figures;
 mod follow;
 mod forget;
 mod free;
@@ -15,7 +16,6 @@ pub(crate) use record::Written;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -666,49 +666,6 @@ impl Worker {
             hookline_model::fail_point!("dispatch-checkpoint-handed");
         }
         Ok(())
-    }
-
-    fn figures(&mut self) {
-        let lanes = self.partition.lanes();
-        self.behind
-            .set(i64::try_from(lanes.behind()).unwrap_or(i64::MAX));
-        self.queued
-            .set(i64::try_from(lanes.queued()).unwrap_or(i64::MAX));
-        let blocked = self.partition.resting_count();
-        self.blocked.set(i64::try_from(blocked).unwrap_or(i64::MAX));
-        self.account();
-        self.put_away();
-        self.resting
-            .set(i64::try_from(self.resting_bytes).unwrap_or(i64::MAX));
-    }
-
-    /// Bytes that may still be queued, now.
-    fn room(&mut self) -> usize {
-        self.account();
-        self.shared.room()
-    }
-
-    /// Tells the other partitions of this worker what is queued here: they share the room.
-    fn account(&mut self) {
-        let bytes = self.partition.lanes().queued_bytes();
-        told(&self.shared.queued_bytes, &mut self.queued_bytes, bytes);
-    }
-}
-
-/// Tells what is in use here now, in place of what was before.
-fn told(all: &AtomicUsize, before: &mut usize, now: usize) {
-    if now > *before {
-        all.fetch_add(now - *before, Ordering::Relaxed);
-    } else if now < *before {
-        all.fetch_sub(*before - now, Ordering::Relaxed);
-    }
-    *before = now;
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        told(&self.shared.queued_bytes, &mut self.queued_bytes, 0);
-        told(&self.shared.resting_bytes, &mut self.resting_bytes, 0);
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use hookline_model::core::held::Held;
 use hookline_model::ids::Position;
 
-use super::{Mail, Worker, WorkerError, told};
+use super::{Mail, Worker, WorkerError};
 use crate::takeover::{self, TakeoverError, Wanted};
 
 /// What is due so soon keeps its payload: reading it again would be work for nothing.
@@ -16,7 +16,7 @@ const AT_ONCE: usize = 256;
 
 /// What was read.
 pub(crate) struct Fetched {
-    wanted: Wanted,
+    read: Wanted,
     /// Where it was looked for.
     held: Held,
 }
@@ -36,11 +36,6 @@ impl Worker {
         self.partition
             .put_away(self.resting_bytes.saturating_sub(over), soon);
         self.tell_resting();
-    }
-
-    fn tell_resting(&mut self) {
-        let bytes = self.partition.resting_bytes();
-        told(&self.shared.resting_bytes, &mut self.resting_bytes, bytes);
     }
 
     /// Begins to read what is due and not in memory, within the budget of catch-up.
@@ -64,32 +59,16 @@ impl Worker {
             reason = "the set is this worker's own: it is reaped every turn and aborted with it"
         )]
         self.tasks.spawn(async move {
-            let mut wanted = wanted
-                .into_iter()
-                .map(|position| (position, None))
-                .collect();
-            let read = takeover::read_back(&shared, p, &held, &mut wanted).await;
-            mailbox.put(Mail::Fetched(read.map(|()| Fetched { wanted, held })));
+            let read = takeover::read_back(&shared, p, &held, &wanted).await;
+            mailbox.put(Mail::Fetched(read.map(|read| Fetched { read, held })));
         });
     }
 
     /// What was read goes out, as soon as all that goes with it is there.
     pub(super) async fn fetched(&mut self, fetched: Fetched) -> Result<(), WorkerError> {
         self.fetching = false;
-        let Fetched { wanted, held } = fetched;
-        let mut missing = None;
-        let mut bytes = 0;
-        for (position, placed) in wanted {
-            match placed {
-                Some(placed) => {
-                    bytes += placed.bytes;
-                    self.partition.restore(placed.read(), true);
-                }
-                None => missing = Some(position),
-            }
-        }
-        self.scan_budget.spend(bytes);
-        self.shared.metrics.scanned_bytes.inc_by(bytes as u64);
+        let Fetched { read, held } = fetched;
+        let missing = self.restore(read);
         match missing {
             // It was moved meanwhile: it is looked for there.
             Some(_) if held != *self.partition.held() => Ok(()),
@@ -104,16 +83,28 @@ impl Worker {
         if away.is_empty() {
             return Ok(());
         }
-        let mut wanted: Wanted = away.into_iter().map(|position| (position, None)).collect();
-        let held = self.partition.held().clone();
-        takeover::read_back(&self.shared, self.p, &held, &mut wanted).await?;
-        for (position, placed) in wanted {
+        let read = takeover::read_back(&self.shared, self.p, self.partition.held(), &away).await?;
+        match self.restore(read) {
+            Some(position) => Err(self.gone(position).await?),
+            None => Ok(()),
+        }
+    }
+
+    /// What was read is in memory again. Returns a send that was not found, if there is one.
+    fn restore(&mut self, read: Wanted) -> Option<Position> {
+        let (mut missing, mut bytes) = (None, 0);
+        for (position, placed) in read {
             match placed {
-                Some(placed) => self.partition.restore(placed.read(), true),
-                None => return Err(self.gone(position).await?),
+                Some(placed) => {
+                    bytes += placed.bytes;
+                    self.partition.restore(placed.read(), true);
+                }
+                None => missing = Some(position),
             }
         }
-        Ok(())
+        self.scan_budget.spend(bytes);
+        self.shared.metrics.scanned_bytes.inc_by(bytes as u64);
+        missing
     }
 
     /// What it means that a send which is not settled is nowhere: somebody else owns the partition and has settled it, or a person must look.

@@ -184,6 +184,8 @@ pub struct Lanes<T> {
     behind: BTreeSet<(Position, LaneKey)>,
     queued_bytes: usize,
     queued: usize,
+    /// See [`Self::waits`].
+    resting: usize,
     scan: Option<Scan>,
     /// A lane that is behind may want more than when that was last looked at.
     look: bool,
@@ -212,6 +214,7 @@ impl<T> Lanes<T> {
             behind: BTreeSet::new(),
             queued_bytes: 0,
             queued: 0,
+            resting: 0,
             scan: None,
             look: false,
             now: Millis(0),
@@ -262,15 +265,25 @@ impl<T> Lanes<T> {
     /// A unit of an ordered lane, or a batch, waits in place to go again, or no longer does.
     pub fn waits(&mut self, key: LaneKey, waits: bool) {
         let hook = self.hooks.entry(key.webhook).or_insert_with(Hook::new);
-        if key.kind.is_ordered() {
-            hook.lanes.entry(key.kind).or_default().blocked = waits;
-            if waits {
-                self.shed(key.webhook);
-            }
+        let rested = if key.kind.is_ordered() {
+            let blocked = &mut hook.lanes.entry(key.kind).or_default().blocked;
+            std::mem::replace(blocked, waits) != waits
         } else if waits {
             hook.resting += 1;
+            true
         } else {
-            hook.resting = hook.resting.saturating_sub(1);
+            let rested = hook.resting > 0;
+            hook.resting -= u32::from(rested);
+            rested
+        };
+        match (rested, waits) {
+            (true, true) => self.resting += 1,
+            (true, false) => self.resting -= 1,
+            (false, _) => {}
+        }
+        if waits && key.kind.is_ordered() {
+            self.shed(key.webhook);
+        } else if !waits && !key.kind.is_ordered() {
             self.wake(key.webhook);
         }
     }
@@ -286,7 +299,7 @@ impl<T> Lanes<T> {
         if let Some(lane) = hook.lanes.get_mut(&key.kind) {
             if sent {
                 lane.held = false;
-                lane.blocked = false;
+                self.resting -= usize::from(std::mem::take(&mut lane.blocked));
             } else {
                 lane.ending = lane.ending.saturating_sub(1);
             }
@@ -632,6 +645,12 @@ impl<T> Lanes<T> {
     #[must_use]
     pub fn queued(&self) -> usize {
         self.queued
+    }
+
+    /// Units that wait in place for long.
+    #[must_use]
+    pub fn resting(&self) -> usize {
+        self.resting
     }
 
     /// The window of a webhook, and how much of it is used.

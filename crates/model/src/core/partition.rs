@@ -14,7 +14,7 @@ mod resting;
 
 pub use resting::Resting;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use begun::{Begun, Phase, Slot};
 
@@ -140,6 +140,8 @@ pub struct Partition<T: Sendable> {
     others: BTreeMap<Position, Position>,
     /// Batches whose beginning is not certainly written down, by their first: to others they still wait in their lanes.
     beginning: BTreeMap<Position, LaneKey>,
+    /// Units that a takeover found begun in an ordered lane behind the first of them, in order.
+    behind: BTreeMap<LaneKey, VecDeque<Position>>,
     /// In-place waits by due time.
     waiting: BTreeSet<(Millis, Position)>,
     /// What waits in place and has payloads in memory, by how long it waits; and their bytes.
@@ -203,6 +205,7 @@ impl<T: Sendable> Partition<T> {
             begun,
             others,
             beginning: BTreeMap::new(),
+            behind: BTreeMap::new(),
             waiting: BTreeSet::new(),
             loaded: BTreeSet::new(),
             loaded_bytes: 0,
@@ -496,7 +499,7 @@ impl<T: Sendable> Partition<T> {
             return;
         }
         self.passed_over(position, ticket, lane);
-        if let Some(lane) = lane {
+        if let Some(lane) = lane.filter(|lane| !self.goes_on(*lane)) {
             self.lanes.settled(lane, begun.sent);
         }
     }

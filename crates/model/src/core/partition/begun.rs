@@ -8,7 +8,7 @@ use crate::time::Millis;
 
 /// A send of a unit, as far as it is in memory.
 #[derive(Debug)]
-#[cfg_attr(test, derive(Hash))]
+#[cfg_attr(test, derive(Clone, Hash))]
 pub(super) enum Slot<T: Sendable> {
     /// A takeover has found that it was begun; it is being read back.
     Missing,
@@ -16,16 +16,6 @@ pub(super) enum Slot<T: Sendable> {
     Here(Queued<T>),
     /// Its payload stands in the log only.
     Away(T::Outline),
-}
-
-impl<T: Sendable> Clone for Slot<T> {
-    fn clone(&self) -> Self {
-        match self {
-            Self::Missing => Self::Missing,
-            Self::Here(queued) => Self::Here(queued.clone()),
-            Self::Away(outline) => Self::Away(outline.clone()),
-        }
-    }
 }
 
 impl<T: Sendable> Slot<T> {
@@ -147,11 +137,20 @@ impl<T: Sendable> Begun<T> {
 
     /// Until when it waits, by what it knows now.
     pub(super) fn until(&self) -> Millis {
-        if self.single.held {
+        if self.single.held || self.phase == Phase::Behind {
             Millis(i64::MAX)
         } else {
             self.single.due
         }
+    }
+
+    /// The send at this position, if it is one of the unit's, of which `first` is the first.
+    pub(super) fn slot_mut(&mut self, first: Position, position: Position) -> Option<&mut Slot<T>> {
+        if position == first {
+            return Some(&mut self.first);
+        }
+        let index = self.single.others.iter().position(|p| *p == position)?;
+        self.others.get_mut(index)
     }
 
     /// It waits in place: for its time, or for somebody.
@@ -170,6 +169,8 @@ impl<T: Sendable> Begun<T> {
 pub(super) enum Phase {
     /// Found by a takeover; its payload is being read back.
     Found,
+    /// Was begun, too; waits for what was begun before it in its lane.
+    Behind,
     /// Waits in place until it is due.
     Waiting,
     /// Waits in place until somebody releases or ends it.

@@ -1,6 +1,6 @@
 //! What a new owner makes of the log of the one before: the records since the cached state, and what was begun, read back.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use super::begun::{Begun, Phase};
 use super::{After, Made, Partition, Replayed, Sendable, Ticket, after, mutated};
@@ -155,46 +155,47 @@ impl<T: Sendable> Partition<T> {
             .filter(|(_, b)| b.phase == Phase::Found && b.lane.is_some())
             .map(|(position, _)| *position)
             .collect();
-        let mut heads: BTreeMap<LaneKey, Position> = BTreeMap::new();
+        let mut headed: BTreeSet<LaneKey> = BTreeSet::new();
         for position in found {
             let lane = self.begun.get(&position).and_then(|begun| begun.lane);
             let Some(lane) = lane.filter(|_| !mutated!(RestoredDoesNotHold)) else {
                 self.wait_in_place(position);
                 continue;
             };
-            let head = lane
-                .kind
-                .is_ordered()
-                .then(|| *heads.entry(lane).or_insert(position));
-            match head {
-                // Several sends of it were being ended at once; should they go out after all, they go one after the other.
-                Some(head) if head != position => self.put_after(head, position),
-                _ => {
-                    self.lanes.hold(lane);
-                    self.wait_in_place(position);
-                }
+            if lane.kind.is_ordered() && !headed.insert(lane) {
+                // Several units of it were being ended at once; should they go out after all, they go one after the other.
+                self.wait_behind(lane, position);
+            } else {
+                self.lanes.hold(lane);
+                self.wait_in_place(position);
             }
         }
     }
 
-    /// What has been begun at `position` goes on after what has been at `head`.
-    fn put_after(&mut self, head: Position, position: Position) {
-        let Some(later) = self.begun.remove(&position) else {
-            return;
-        };
-        self.unloads(head);
-        let Some(begun) = self.begun.get_mut(&head) else {
-            return;
-        };
-        for (position, send) in [position]
-            .into_iter()
-            .chain(later.single.others)
-            .zip([later.first].into_iter().chain(later.others))
-        {
-            begun.single.others.push(position);
-            begun.others.push(send);
-            self.others.insert(position, head);
+    /// The unit goes on when what was begun before it in its lane is settled.
+    fn wait_behind(&mut self, lane: LaneKey, position: Position) {
+        if let Some(begun) = self.begun.get_mut(&position) {
+            begun.phase = Phase::Behind;
+            self.behind.entry(lane).or_default().push_back(position);
         }
-        self.loads(head);
+        self.loads(position);
+    }
+
+    /// What was begun before in the lane is settled: what waits behind it goes on, if something does.
+    pub(super) fn goes_on(&mut self, lane: LaneKey) -> bool {
+        let Some(behind) = self.behind.get_mut(&lane) else {
+            return false;
+        };
+        let next = behind.pop_front();
+        if behind.is_empty() {
+            self.behind.remove(&lane);
+        }
+        let Some(position) = next else {
+            return false;
+        };
+        self.unloads(position);
+        self.lanes.hold(lane);
+        self.wait_in_place(position);
+        true
     }
 }

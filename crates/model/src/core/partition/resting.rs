@@ -248,48 +248,34 @@ impl<T: Sendable> Partition<T> {
         })
     }
 
-    /// How many units wait in place for long.
-    #[must_use]
-    pub fn resting_count(&self) -> usize {
-        let rests = |begun: &&Begun<T>| begun.rests() && begun.waits();
-        self.begun.values().filter(rests).count()
-    }
-
     /// The send of a unit that was begun was read from where it stands. Where not to `keep` its payload, only what it is about is remembered.
     pub fn restore(&mut self, read: Read<T>, keep: bool) {
         let position = read.position;
         let first = self.others.get(&position).copied().unwrap_or(position);
-        let waits = self.begun.get(&first).is_some_and(Begun::waits);
-        if waits {
-            self.unloads(first);
+        let begun = self.begun.get_mut(&first);
+        let wanted = begun.and_then(|begun| begun.slot_mut(first, position));
+        if wanted.is_none_or(|slot| slot.here().is_some()) {
+            return;
         }
+        self.unloads(first);
         let Some(begun) = self.begun.get_mut(&first) else {
             return;
         };
-        let slot = if first == position {
-            Some(&mut begun.first)
-        } else {
-            let mut others = begun.single.others.iter();
-            let index = others.position(|other| *other == position);
-            index.and_then(|index| begun.others.get_mut(index))
-        };
-        let Some(slot) = slot.filter(|slot| slot.here().is_none()) else {
-            return;
-        };
         begun.lane = Some(read.lane);
-        *slot = if keep {
-            Slot::Here(read.queued())
-        } else {
-            Slot::Away(read.payload.outline())
-        };
-        let (due, goes) = (
-            begun.single.due,
-            begun.phase == Phase::Fetching && begun.whole(),
-        );
-        if waits {
+        if let Some(slot) = begun.slot_mut(first, position) {
+            *slot = if keep {
+                Slot::Here(read.queued())
+            } else {
+                Slot::Away(read.payload.outline())
+            };
+        }
+        if begun.waits() {
             self.loads(first);
-        } else if goes && self.fetching.remove(&(due, first)) {
-            self.goes(first);
+        } else if begun.phase == Phase::Fetching && begun.whole() {
+            let due = begun.single.due;
+            if self.fetching.remove(&(due, first)) {
+                self.goes(first);
+            }
         }
     }
 }

@@ -377,6 +377,8 @@ impl Owner {
 
     /// Gives the payloads of what waits back, but for so many bytes.
     pub(super) fn put_away(&mut self, world: &mut World, bytes: usize) {
+        let resting = self.partition.resting().count();
+        assert_eq!(resting, self.partition.lanes().resting());
         let before = self.partition.resting_bytes();
         self.partition.put_away(bytes, Millis(world.now));
         let away = before > self.partition.resting_bytes();

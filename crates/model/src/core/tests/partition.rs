@@ -464,6 +464,45 @@ fn progress_that_has_only_read_on_counts_as_newer() {
     assert_eq!((provoked.outdated, provoked.deletions > 0), (1, true));
 }
 
+/// Of a lane in order, whose webhook was deleted, two sends were being ended. It comes back, and a new owner begins a batch of the first of them; but
+/// what the next one goes on from is progress that the former owner stores still. The second of them is not part of that batch.
+#[test]
+fn what_was_being_ended_does_not_join_a_batch_that_was_begun() {
+    let record = |event, webhook| Record {
+        source: from_events(0, event),
+        sends: vec![Send {
+            event,
+            webhook,
+            attempts: 0,
+        }],
+    };
+    let act = |act| Op::Act { former: false, act };
+    let ops = vec![
+        Op::Publish(3),
+        act(Act::Live(1)),
+        act(Act::Live(1)),
+        Op::End,
+        act(Act::Cache),
+        Op::End,
+        Op::End,
+        act(Act::Live(2)),
+        act(Act::Start(2)),
+        Op::End,
+        Op::TakeOver,
+        act(Act::Scan(1)),
+        act(Act::Start(1)),
+        Op::Act {
+            former: true,
+            act: Act::Cache,
+        },
+        act(Act::Store),
+        Op::TakeOver,
+    ];
+    let records = vec![record(0, 3), record(1, 1), record(2, 3)];
+    let provoked = live_through((records, ops, 4)).expect("the batch stays as it began");
+    assert_eq!(provoked.takeovers, 3);
+}
+
 #[test]
 fn the_cases_provoke_what_they_are_about() {
     let sum = Cell::new(Provoked::default());
