@@ -40,7 +40,7 @@ both_engines!(
 
 /// Generous: the machine is shared.
 const SOON: Duration = Duration::from_secs(20);
-const BUDGET: ReadBudget = ReadBudget { bytes: 1 << 20 };
+const BUDGET: ReadBudget = ReadBudget::of(1 << 20);
 
 pub(crate) fn value(text: impl Into<String>) -> Record {
     Record {

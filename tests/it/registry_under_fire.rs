@@ -142,7 +142,7 @@ async fn make_registry(site: &Site) {
 /// Offsets of the registry's log at which a record was, and is no more.
 async fn compacted_away(journal: &Arc<dyn Journal>, topic: &str) -> u64 {
     let end = journal.end(topic, 0).await.unwrap();
-    let budget = ReadBudget { bytes: 1 << 20 };
+    let budget = ReadBudget::of(1 << 20);
     let mut reader = journal.reader(topic, 0, 0, budget).await.unwrap();
     let mut there = 0;
     while reader.position() < end {

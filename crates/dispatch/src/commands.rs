@@ -102,7 +102,7 @@ async fn answer(
     from: u64,
     offset: u64,
 ) -> Result<Answer, JournalError> {
-    let budget = ReadBudget { bytes: 256 * 1024 };
+    let budget = ReadBudget::of(256 * 1024);
     let mut reader = journal.reader(attempts, p, from, budget).await?;
     loop {
         let batch = reader.next(64).await.map_err(JournalError::from)?;
@@ -172,9 +172,7 @@ pub(crate) async fn read_back(
     p: u32,
     offset: u64,
 ) -> Result<Option<wire::Command>, JournalError> {
-    let budget = ReadBudget {
-        bytes: 2 * 1024 * 1024,
-    };
+    let budget = ReadBudget::of(2 * 1024 * 1024).backlog();
     let mut reader = journal.reader(topic, p, offset, budget).await?;
     loop {
         let batch = match reader.next(1).await {

@@ -8,6 +8,7 @@ use futures::future::BoxFuture;
 use hookline_journal::{JournalError, ReadBudget, Reader, StoredRecord};
 use hookline_model::core::held::{Held, HeldRange};
 use hookline_model::time::Millis;
+use tokio::time::Instant;
 
 use crate::records::{self, Copied, Placed};
 use crate::shared::Shared;
@@ -15,7 +16,10 @@ use crate::shared::Shared;
 /// Catch-up reads at most this much a second, or twice the live bytes if that is more.
 const SCAN_BYTES_PER_SECOND: f64 = 16.0 * 1024.0 * 1024.0;
 
-const BUDGET: ReadBudget = ReadBudget { bytes: 256 * 1024 };
+const BUDGET: ReadBudget = ReadBudget::of(256 * 1024).backlog();
+
+/// With nothing to read for so long, the reader is given up.
+const IDLE: Duration = Duration::from_secs(10);
 
 /// Copies that are rather read than sought among.
 const NEAR: u64 = 512;
@@ -70,6 +74,8 @@ pub(crate) struct Scanner {
     kept: VecDeque<Kept>,
     begin: u64,
     end: u64,
+    /// Since when nothing was wanted of it.
+    idle_since: Option<Instant>,
 }
 
 impl Scanner {
@@ -82,6 +88,7 @@ impl Scanner {
             kept: VecDeque::new(),
             begin: 0,
             end: 0,
+            idle_since: None,
         }
     }
 
@@ -95,6 +102,7 @@ impl Scanner {
 
     /// Goes to `offset`; cheap when that is what comes next anyway.
     pub(crate) fn seek(&mut self, offset: u64) {
+        self.idle_since = None;
         let reads = !matches!(self.source, Source::Nowhere);
         if reads && self.begin <= offset && offset <= self.end {
             while self
@@ -217,6 +225,14 @@ impl Scanner {
     pub(crate) fn unread(&mut self, record: Kept) {
         self.begin = record.offset;
         self.kept.push_front(record);
+    }
+
+    /// Nothing that is behind can take more now. When that lasts, as while a webhook is paused, what is held is freed.
+    pub(crate) fn idles(&mut self) {
+        let since = *self.idle_since.get_or_insert_with(Instant::now);
+        if since.elapsed() >= IDLE {
+            self.rest();
+        }
     }
 
     /// Nothing is behind: frees what is held.

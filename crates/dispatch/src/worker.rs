@@ -46,7 +46,7 @@ use crate::takeover::{self, TakeoverError, Unfollowed};
 
 /// Live records taken at once.
 const LIVE_BATCH: usize = 128;
-const LIVE_BUDGET: ReadBudget = ReadBudget { bytes: 1024 * 1024 };
+const LIVE_BUDGET: ReadBudget = ReadBudget::of(1024 * 1024);
 
 /// With all places taken and this much waiting, reading on would only fill memory: nothing new could start anyway.
 const ENOUGH_QUEUED: usize = 1_000;

@@ -167,7 +167,7 @@ impl System {
         for partition in 0..PARTITIONS {
             let name = topic.name(PREFIX);
             let end = self.journal.end(&name, partition).await.expect("end");
-            let budget = ReadBudget { bytes: 1 << 20 };
+            let budget = ReadBudget::of(1 << 20);
             let reader = self.journal.reader(&name, partition, 0, budget).await;
             let mut reader = reader.expect("a reader");
             read_until(&mut *reader, end, |r| all.push(r))
@@ -542,7 +542,7 @@ async fn failing_appenders_lose_nothing_and_keep_the_order_of_the_source() {
     for partition in 0..PARTITIONS {
         let name = Topic::Deliveries.name(PREFIX);
         let end = system.journal.end(&name, partition).await.expect("end");
-        let budget = ReadBudget { bytes: 1 << 20 };
+        let budget = ReadBudget::of(1 << 20);
         let mut reader = system
             .journal
             .reader(&name, partition, 0, budget)

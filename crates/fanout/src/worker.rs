@@ -26,7 +26,7 @@ use crate::stage::Shared;
 use crate::{BATCH_MAX, COMMIT_EVERY, DRAIN_MAX};
 
 /// What a reader may hold that was not taken yet.
-const BUDGET: ReadBudget = ReadBudget { bytes: 1024 * 1024 };
+const BUDGET: ReadBudget = ReadBudget::of(1024 * 1024);
 /// Before a partition is begun anew after trouble that may pass: at first, and at most.
 const PAUSE: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(1);

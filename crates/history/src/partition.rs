@@ -17,7 +17,7 @@ use crate::store::{Batch, Lease, Read, Store, StoreError, WriteError};
 use crate::{Activity, AttemptLine};
 
 /// What a partition may have read ahead.
-const BUDGET: ReadBudget = ReadBudget { bytes: 256 * 1024 };
+const BUDGET: ReadBudget = ReadBudget::of(256 * 1024);
 /// Records taken at a time: each holds up to [`ATTEMPTS_PER_RECORD_MAX`](hookline_model::limits::ATTEMPTS_PER_RECORD_MAX) attempts.
 const RECORDS: usize = 16;
 /// A batch that has so many bytes is stored at once.

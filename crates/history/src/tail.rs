@@ -18,7 +18,7 @@ use crate::decode::{Decoded, decode};
 
 /// Records taken at a time; what a partition has read ahead is bounded by [`BUDGET`].
 const RECORDS_MAX: usize = 200;
-const BUDGET: ReadBudget = ReadBudget { bytes: 1024 * 1024 };
+const BUDGET: ReadBudget = ReadBudget::of(1024 * 1024);
 
 /// Where to begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

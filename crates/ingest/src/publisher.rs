@@ -212,7 +212,7 @@ mod tests {
             assert_eq!(published.partition, partition);
             assert!(published.offset.is_some());
         }
-        let budget = ReadBudget { bytes: 1 << 20 };
+        let budget = ReadBudget::of(1 << 20);
         let mut reader = journal
             .reader("h.events", partition, 0, budget)
             .await

@@ -213,6 +213,28 @@ pub enum JournalError {
 pub struct ReadBudget {
     /// Upper bound in bytes (an engine may overshoot by one fetch).
     pub bytes: usize,
+    /// What is read stands there already, and somebody waits for it: it is not to wait with those who read at the end.
+    pub backlog: bool,
+}
+
+impl ReadBudget {
+    /// Of so many bytes.
+    #[must_use]
+    pub const fn of(bytes: usize) -> Self {
+        Self {
+            bytes,
+            backlog: false,
+        }
+    }
+
+    /// For who reads what stands there already.
+    #[must_use]
+    pub const fn backlog(self) -> Self {
+        Self {
+            backlog: true,
+            ..self
+        }
+    }
 }
 
 /// One partition of one topic.

@@ -20,7 +20,7 @@ const READER_PAUSE: Duration = Duration::from_millis(200);
 /// Records taken at once.
 const BATCH: usize = 1000;
 /// A registry record is small; this is many of them.
-const BUDGET: ReadBudget = ReadBudget { bytes: 1024 * 1024 };
+const BUDGET: ReadBudget = ReadBudget::of(1024 * 1024);
 
 /// What was read so far.
 pub(crate) struct View {

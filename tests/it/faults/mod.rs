@@ -213,7 +213,7 @@ async fn records(journal: &dyn Journal, place: &TopicPartition, between: Range<u
     if between.is_empty() {
         return records;
     }
-    let budget = ReadBudget { bytes: 1 << 20 };
+    let budget = ReadBudget::of(1 << 20);
     let reader = journal.reader(&place.topic, place.partition, between.start, budget);
     let mut reader = reader.await.expect("a reader");
     let count = |record: StoredRecord| records += u64::from(record.offset < between.end);

@@ -126,7 +126,7 @@ async fn rejected(site: &Site) -> Vec<wire::Rejected> {
     let mut found = Vec::new();
     for partition in 0..topics.get(&topic).map_or(0, |t| t.partitions) {
         let end = journal.end(&topic, partition).await.unwrap();
-        let budget = ReadBudget { bytes: 1 << 20 };
+        let budget = ReadBudget::of(1 << 20);
         let mut reader = journal.reader(&topic, partition, 0, budget).await.unwrap();
         let take = |record: StoredRecord| {
             let value = record.value.expect("rejected holds no tombstones");

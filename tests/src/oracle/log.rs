@@ -11,7 +11,7 @@ use prost::Message as _;
 
 use crate::program::Site;
 
-const BUDGET: ReadBudget = ReadBudget { bytes: 1024 * 1024 };
+const BUDGET: ReadBudget = ReadBudget::of(1024 * 1024);
 /// The built-in engine goes on this much higher after it has cut a torn tail, so that what is empty then starts there.
 const SKIPPED_BY_A_REPAIR: u64 = 1 << 20;
 

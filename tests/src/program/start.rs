@@ -26,14 +26,20 @@ impl Start {
         }
     }
 
-    /// As one of several of a site: with an HTTP port and a log of its own, and with its name on all its requests (`hookline-worker`).
+    /// As one of several of a site: with an HTTP port and a log of its own.
+    #[must_use]
+    pub fn beside(mut self, name: &str) -> Self {
+        self.name = Some(name.to_owned());
+        self
+    }
+
+    /// The same, and with its name on all its requests (`hookline-worker`).
     #[must_use]
     pub fn named(mut self, name: &str) -> Self {
         assert_fail_points();
         self.points
             .push(format!("request-names-its-worker=return({name})"));
-        self.name = Some(name.to_owned());
-        self
+        self.beside(name)
     }
 
     /// With this variable in its environment.

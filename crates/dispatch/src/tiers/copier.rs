@@ -21,7 +21,7 @@ use super::metrics::Head;
 use super::{Shared, until};
 
 /// What a reader may hold: the head, and some more for when many are due.
-const READ_BUDGET: ReadBudget = ReadBudget { bytes: 256 * 1024 };
+const READ_BUDGET: ReadBudget = ReadBudget::of(256 * 1024);
 /// Records taken at once while everything read is due already.
 const BATCH_MAX: usize = 128;
 /// Copies of one partition that may wait for their acknowledgement, and their bytes.

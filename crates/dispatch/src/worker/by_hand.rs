@@ -19,7 +19,7 @@ use crate::door::Ended;
 use crate::payload::Payload;
 use crate::shared::Shared;
 
-const BUDGET: ReadBudget = ReadBudget { bytes: 256 * 1024 };
+const BUDGET: ReadBudget = ReadBudget::of(256 * 1024);
 
 /// Commands taken at once.
 const AT_ONCE: usize = 16;

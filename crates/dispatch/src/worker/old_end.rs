@@ -112,7 +112,7 @@ impl OldEnd {
         let now = shared.clock.now();
         let mut marks = Marks::default();
         if low < watermark {
-            let budget = ReadBudget { bytes: 256 * 1024 };
+            let budget = ReadBudget::of(256 * 1024).backlog();
             let topic = &shared.names.deliveries;
             let mut reader = shared.journal.reader(topic, p, low, budget).await?;
             let batch = reader.next(PROBE).await?;

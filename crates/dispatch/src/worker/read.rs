@@ -22,6 +22,9 @@ impl Worker {
         {
             self.scanner.seek(from);
         }
+        if self.partition.lanes().scanning().is_none() {
+            self.scanner.idles();
+        }
         while self.partition.lanes().scanning().is_some() {
             let Some(step) = self.scanner.next(self.partition.watermark()) else {
                 return;

@@ -11,7 +11,7 @@ use hookline_model::topics::{Kept, Topic};
 /// Partitions asked about at the same time.
 const AT_ONCE: usize = 16;
 /// One record is read of each.
-const BUDGET: ReadBudget = ReadBudget { bytes: 64 * 1024 };
+const BUDGET: ReadBudget = ReadBudget::of(64 * 1024);
 
 /// Why there can be no such job.
 #[derive(Debug, thiserror::Error)]

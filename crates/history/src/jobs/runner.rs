@@ -23,9 +23,7 @@ use crate::stage::told;
 /// Records taken at once; the registry's end is asked for once for each such batch.
 const BATCH_MAX: usize = 500;
 /// What a reader may hold that was not taken yet.
-const BUDGET: ReadBudget = ReadBudget {
-    bytes: 2 * 1024 * 1024,
-};
+const BUDGET: ReadBudget = ReadBudget::of(2 * 1024 * 1024);
 /// Appends on their way, and their bytes: a batch more than this at most.
 const FLYING_MAX: usize = 2_000;
 /// See [`FLYING_MAX`].

@@ -86,7 +86,7 @@ pub(super) async fn append(journal: &dyn Journal, topic: &str, record: Record) -
         .expect("appended")
 }
 
-const BUDGET: ReadBudget = ReadBudget { bytes: 1 << 20 };
+const BUDGET: ReadBudget = ReadBudget::of(1 << 20);
 
 pub(super) async fn read_all(journal: &dyn Journal, topic: &str, from: u64) -> Vec<StoredRecord> {
     let end = journal.end(topic, 0).await.expect("an end");

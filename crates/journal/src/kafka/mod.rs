@@ -80,7 +80,7 @@ pub struct KafkaJournal {
     id: String,
     query: PolledConsumer,
     admin: OnceCell<Arc<Admin>>,
-    pools: [(BudgetClass, Arc<Pool>); 2],
+    pools: [(BudgetClass, Arc<Pool>); 3],
     groups: Mutex<VecDeque<(String, Arc<PolledConsumer>)>>,
     /// How many partitions a topic was seen to have.
     seen: Mutex<HashMap<String, u32>>,
@@ -98,8 +98,8 @@ impl KafkaJournal {
         let id = format!("hookline.{}", config.worker.replace('\0', ""));
         let asking = format!("{id}.query");
         let query = PolledConsumer::start(&settings.query(&asking), &asking)?;
-        let pools = [BudgetClass::Small, BudgetClass::Normal]
-            .map(|class| (class, Pool::new(Arc::clone(&settings), &id, class)));
+        let pools =
+            BudgetClass::ALL.map(|class| (class, Pool::new(Arc::clone(&settings), &id, class)));
         Ok(Arc::new(Self {
             settings,
             id,
@@ -295,7 +295,7 @@ impl Journal for KafkaJournal {
         budget: ReadBudget,
     ) -> Result<Box<dyn Reader>, JournalError> {
         let number = self.known(topic, partition).await?;
-        let class = BudgetClass::of(budget.bytes);
+        let class = BudgetClass::of(budget);
         let (_, pool) = self
             .pools
             .iter()

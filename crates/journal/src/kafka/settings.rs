@@ -10,7 +10,7 @@ use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
 
 use super::rules;
-use crate::{GroupSpec, JournalError};
+use crate::{GroupSpec, JournalError, ReadBudget};
 
 /// Properties that were checked, under their canonical names.
 #[derive(Debug, Clone)]
@@ -105,11 +105,18 @@ pub(crate) enum BudgetClass {
     Small,
     /// Few partitions that are read as fast as they come.
     Normal,
+    /// As few, of which a backlog is read. They have a client of their own: a client asks a broker for all its partitions at once, and one whose queue
+    /// was full would wait until the question about the others, at whose end nothing comes, is answered.
+    Backlog,
 }
 
 impl BudgetClass {
-    pub(crate) fn of(bytes: usize) -> Self {
-        if bytes <= 256 * 1024 {
+    pub(crate) const ALL: [Self; 3] = [Self::Small, Self::Normal, Self::Backlog];
+
+    pub(crate) fn of(budget: ReadBudget) -> Self {
+        if budget.backlog {
+            Self::Backlog
+        } else if budget.bytes <= 256 * 1024 {
             Self::Small
         } else {
             Self::Normal
@@ -120,6 +127,7 @@ impl BudgetClass {
         match self {
             Self::Small => "small",
             Self::Normal => "normal",
+            Self::Backlog => "backlog",
         }
     }
 }
@@ -228,7 +236,13 @@ impl ClientSettings {
         // out the back-off and then the long poll of the others before it is fetched from again.
         let (records, kbytes, partition, response) = match class {
             BudgetClass::Small => ("500", "128", "65536", "524288"),
-            BudgetClass::Normal => ("4000", "512", "262144", "1048576"),
+            BudgetClass::Normal | BudgetClass::Backlog => ("4000", "512", "262144", "1048576"),
+        };
+        // A long poll answers at once when records come. It also delays the first fetch of a partition that joins meanwhile, and of one whose queue
+        // was full: hence not longer, and next to nothing where all is there already.
+        let wait = match class {
+            BudgetClass::Small | BudgetClass::Normal => "100",
+            BudgetClass::Backlog => "10",
         };
         self.client(
             id,
@@ -237,9 +251,7 @@ impl ClientSettings {
                 ("queued.max.messages.kbytes", kbytes),
                 ("fetch.message.max.bytes", partition),
                 ("fetch.max.bytes", response),
-                // A long poll answers at once when records come. It also delays the first fetch of a partition that joins meanwhile,
-                // and of one whose queue was full: hence not longer.
-                ("fetch.wait.max.ms", "100"),
+                ("fetch.wait.max.ms", wait),
                 ("fetch.queue.backoff.ms", "5"),
                 ("fetch.error.backoff.ms", "100"),
             ],

@@ -258,7 +258,7 @@ impl Healthy<'_> {
                 .end(&topic, partition)
                 .await
                 .expect("Kafka answers");
-            let budget = ReadBudget { bytes: 4 << 20 };
+            let budget = ReadBudget::of(4 << 20);
             let mut reader = self
                 .journal
                 .reader(&topic, partition, start, budget)

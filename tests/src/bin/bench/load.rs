@@ -138,7 +138,7 @@ pub(crate) async fn produce_to_consume(rate: u64, seconds: u64) -> Spread {
 }
 
 async fn read_ages(journal: &dyn Journal, topic: &str, count: usize) -> Vec<u64> {
-    let budget = ReadBudget { bytes: 1 << 20 };
+    let budget = ReadBudget::of(1 << 20);
     let mut reader = journal.reader(topic, 0, 0, budget).await.expect("a reader");
     let mut ages = Vec::with_capacity(count);
     while ages.len() < count {

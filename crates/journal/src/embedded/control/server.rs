@@ -278,7 +278,7 @@ async fn reads(
     mut connection: Connection,
     place: Place,
 ) -> io::Result<()> {
-    let budget = ReadBudget { bytes: READ_BYTES };
+    let budget = ReadBudget::of(READ_BYTES);
     let opened = journal.reader(&place.topic, place.partition, place.offset, budget);
     let mut reader = match opened.await {
         Ok(reader) => reader,

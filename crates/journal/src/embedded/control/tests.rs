@@ -52,7 +52,7 @@ async fn everything_but_groups_works_from_outside() {
         );
         remote.delete_records("a", 0, 3).await.expect("deleted");
         assert_eq!(remote.start("a", 0).await.expect("a start"), 3);
-        let budget = ReadBudget { bytes: 1000 };
+        let budget = ReadBudget::of(1000);
         let mut gone = remote.reader("a", 0, 2, budget).await.expect("a reader");
         let gone = gone.next(1).await;
         assert!(matches!(
@@ -112,7 +112,7 @@ async fn many_appends_keep_their_order_and_slow_readers_get_all_of_them() {
         assert_eq!(last.expect("stored").offset, Some(MANY));
         assert_eq!(acknowledged.load(Ordering::SeqCst), MANY);
         // A budget far smaller than what there is.
-        let budget = ReadBudget { bytes: 100 };
+        let budget = ReadBudget::of(100);
         let mut reader = remote.reader("a", 0, 0, budget).await.expect("a reader");
         let mut next = 0;
         while reader.position() <= MANY {
@@ -141,7 +141,7 @@ async fn who_finds_the_directory_taken_connects() {
         assert_eq!(append(&*other, "a", record("k", "v")).await.offset, Some(0));
         let appender = other.appender("test").await.expect("an appender");
         let mut reader = other
-            .reader("a", 0, 1, ReadBudget { bytes: 1000 })
+            .reader("a", 0, 1, ReadBudget::of(1000))
             .await
             .expect("a reader");
         journal.close().await;
