@@ -16,13 +16,9 @@ use tokio::time::Instant;
 
 use crate::healthy::{self, Healthy, PARTITIONS, SILENCE};
 use crate::hookline::{bucket, webhook};
-use crate::load::{event, publish_at};
-use crate::process::{Spread, median, peak_rss_mib};
+use crate::process::peak_rss_mib;
 use crate::receiver::ReceiverProcess;
-use crate::{Figure, LATENCY_RATE, Scale, print, say, settle};
-
-/// How often the healthy are measured, alone and beside the trouble.
-const TIMES: usize = 3;
+use crate::{Figure, Scale, print, say, settle};
 
 /// How much trouble.
 struct Trouble {
@@ -52,12 +48,6 @@ impl Trouble {
 /// Events for each of the webhooks that hang: more than their windows take.
 const HANGING_EVENTS: usize = 20;
 
-/// What the healthy webhooks saw.
-struct Seen {
-    rate: f64,
-    age: Spread,
-}
-
 pub(crate) async fn measure(scale: Scale) {
     say("hookline bench, lanes: real Kafka, one machine; this takes several minutes");
     let trouble = Trouble::of(scale);
@@ -69,11 +59,11 @@ pub(crate) async fn measure(scale: Scale) {
     say("the healthy alone …");
     run.drain(scale.deliveries / 4).await;
     settle().await;
-    let alone = run.healthy_times(scale).await;
+    let alone = run.some_times(scale).await;
     say("trouble: a slow endpoint's backlog, hanging endpoints, one that fails for ever …");
     run.trouble(&trouble, &program).await;
     say("the healthy beside it …");
-    let beside = run.healthy_times(scale).await;
+    let beside = run.some_times(scale).await;
     let memory = peak_rss_mib(program.pid().as_raw());
     let behind = program.metric("hookline_dispatch_lanes_behind", "").await;
     let scanned = program
@@ -90,18 +80,6 @@ pub(crate) async fn measure(scale: Scale) {
     let takeover = run.takeover(&program).await;
     assert!(program.stop().await.success(), "it stops gracefully");
 
-    let ratio = |of: &dyn Fn(&Seen) -> f64| {
-        let [beside, alone] = [&beside, &alone].map(|seen| median(seen.iter().map(of).collect()));
-        beside / alone
-    };
-    let rate = ratio(&|seen| seen.rate);
-    let p50 = ratio(&|seen| seen.age.p50 as f64);
-    let p99 = ratio(&|seen| seen.age.p99 as f64);
-    let all = |of: &dyn Fn(&Seen) -> String| {
-        let [alone, beside] =
-            [&alone, &beside].map(|seen| seen.iter().map(of).collect::<Vec<_>>().join(", "));
-        format!("{alone}; {beside}")
-    };
     let mib = |bytes: f64| bytes / f64::from(1 << 20);
     let rest = |name, value: String| Figure {
         name,
@@ -109,28 +87,8 @@ pub(crate) async fn measure(scale: Scale) {
         aim: "",
         met: None,
     };
-    print(vec![
-        rest(
-            "healthy, deliveries/s alone; beside",
-            all(&|seen| format!("{:.0}", seen.rate)),
-        ),
-        Figure {
-            name: "ratio of throughputs",
-            value: format!("{rate:.3}"),
-            aim: "≥ 0.9",
-            met: Some(rate >= 0.9),
-        },
-        rest(
-            "publish → request p50, ms alone; beside",
-            all(&|seen| format!("{:.2}", seen.age.p50 as f64 / 1000.0)),
-        ),
-        Figure {
-            name: "ratio of p50",
-            value: format!("{p50:.2}"),
-            aim: "≤ 1.2",
-            met: Some(p50 <= 1.2),
-        },
-        rest("ratio of p99", format!("{p99:.2}")),
+    let mut figures = healthy::compared(&alone, &beside);
+    figures.extend([
         Figure {
             name: "worker, peak RSS, MiB",
             value: format!("{memory:.0}"),
@@ -155,13 +113,13 @@ pub(crate) async fn measure(scale: Scale) {
             met: Some(takeover <= 2.0),
         },
     ]);
+    print(figures);
 }
 
 /// Registers the healthy and those that are in trouble.
 async fn register(site: &Site, receiver: &ReceiverProcess, trouble: &Trouble) {
     let url = |path: &str| format!("http://{}{path}", receiver.address());
     let mut documents = healthy::webhooks(receiver);
-    documents += &webhook("latency", "latency.one", &url("/hooks/latency"), "");
     documents += &webhook("slow", "slow.one", &url("/slow/300"), "");
     documents += &webhook(
         "failing",
@@ -181,39 +139,6 @@ async fn register(site: &Site, receiver: &ReceiverProcess, trouble: &Trouble) {
 }
 
 impl Healthy<'_> {
-    /// Some times, because these machines are noisy; ratios are those of the medians.
-    async fn healthy_times(&mut self, scale: Scale) -> Vec<Seen> {
-        let mut seen = Vec::with_capacity(TIMES);
-        for _ in 0..TIMES {
-            seen.push(self.healthy(scale).await);
-        }
-        seen
-    }
-
-    /// From publishing the first to the last request, and then at a steady rate.
-    async fn healthy(&mut self, scale: Scale) -> Seen {
-        let rate = self.drain(scale.deliveries / 2).await;
-        settle().await;
-        drop(self.receiver.statistics().await);
-        let first = self.next;
-        self.next += 1_000_000;
-        let make = |n| event("latency.one", first + n);
-        publish_at(
-            &*self.appender,
-            &self.topic,
-            PARTITIONS,
-            LATENCY_RATE,
-            scale.seconds,
-            make,
-        )
-        .await;
-        settle().await;
-        Seen {
-            rate,
-            age: self.receiver.statistics().await.healthy_age,
-        }
-    }
-
     /// Publishes it, and waits until fan-out has written all of it, the lanes have fallen behind, and the live edge has passed it.
     async fn trouble(&mut self, trouble: &Trouble, program: &Program) {
         self.publish(HANGING_EVENTS, |_| "hanging.all".to_owned())

@@ -10,9 +10,9 @@ use tokio::time::Instant;
 
 use crate::healthy::{self, Healthy, PARTITIONS, SILENCE};
 use crate::hookline::webhook;
-use crate::process::{median, peak_rss_mib};
+use crate::process::peak_rss_mib;
 use crate::receiver::ReceiverProcess;
-use crate::{Figure, Scale, print, say, settle};
+use crate::{Figure, Scale, print, say};
 
 /// Events for each of the lanes whose head fails.
 const BEHIND_A_HEAD: usize = 3;
@@ -37,14 +37,14 @@ pub(crate) async fn measure(scale: Scale) {
     let program = run.site.start_roles(Some("fanout,dispatch,tiers")).await;
     say("the healthy alone …");
     run.drain(scale.deliveries / 4).await;
-    let alone = some_times(&mut run, scale).await;
+    let alone = run.some_times(scale).await;
     say("lanes whose head fails, and one that is paused …");
     run.publish(BEHIND_A_HEAD, |_| "blocked.all".to_owned())
         .await;
     run.publish(waiting, |_| "held.one".to_owned()).await;
     let lanes = until_blocked(&program, blocked).await;
     say("the healthy beside them …");
-    let beside = some_times(&mut run, scale).await;
+    let beside = run.some_times(scale).await;
     let held_memory = peak_rss_mib(program.pid().as_raw());
     say("the paused one goes on …");
     drop(run.receiver.statistics().await);
@@ -61,27 +61,16 @@ pub(crate) async fn measure(scale: Scale) {
         assert!(program.stop().await.success(), "it stops gracefully");
     }
 
-    let ratio = median(beside.to_vec()) / median(alone.to_vec());
-    let each = |rates: [f64; 3]| rates.map(|rate| format!("{rate:.0}")).join(", ");
     let rest = |name, value: String| Figure {
         name,
         value,
         aim: "",
         met: None,
     };
-    print(vec![
+    let mut figures = healthy::compared(&alone, &beside);
+    figures.extend([
         rest("ordered lanes blocked by their head", format!("{lanes:.0}")),
         rest("sends held by one lane", format!("{waiting}")),
-        rest(
-            "healthy, deliveries/s alone; beside",
-            format!("{}; {}", each(alone), each(beside)),
-        ),
-        Figure {
-            name: "ratio of throughputs",
-            value: format!("{ratio:.3}"),
-            aim: "≥ 0.9",
-            met: Some(ratio >= 0.9),
-        },
         Figure {
             name: "worker (fanout, dispatch, tiers), peak RSS while they are held, MiB",
             value: format!("{held_memory:.0}"),
@@ -103,6 +92,7 @@ pub(crate) async fn measure(scale: Scale) {
         ),
         rest("worker, peak RSS at the end, MiB", format!("{memory:.0}")),
     ]);
+    print(figures);
 }
 
 /// The ordered webhook that is paused at first.
@@ -126,17 +116,6 @@ async fn register(site: &Site, receiver: &ReceiverProcess, blocked: usize) {
         }
     }
     site.apply(&documents).await;
-}
-
-/// The healthy, three times: these machines are noisy.
-async fn some_times(run: &mut Healthy<'_>, scale: Scale) -> [f64; 3] {
-    let mut rates = [0.0; 3];
-    for rate in &mut rates {
-        settle().await;
-        *rate = run.drain(scale.deliveries / 2).await;
-    }
-    settle().await;
-    rates
 }
 
 /// Waits until every head has failed and everything has been read once.
