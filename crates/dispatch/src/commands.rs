@@ -172,7 +172,7 @@ pub(crate) async fn read_back(
     p: u32,
     offset: u64,
 ) -> Result<Option<wire::Command>, JournalError> {
-    let budget = ReadBudget::of(2 * 1024 * 1024).backlog();
+    let budget = ReadBudget::of(2 * 1024 * 1024);
     let mut reader = journal.reader(topic, p, offset, budget).await?;
     loop {
         let batch = match reader.next(1).await {

@@ -24,7 +24,7 @@ use crate::scan;
 use crate::shared::Shared;
 
 /// Records read at once where nobody waits.
-const READ_BUDGET: ReadBudget = ReadBudget::of(1024 * 1024).backlog();
+const READ_BUDGET: ReadBudget = ReadBudget::of(1024 * 1024);
 
 /// Sends read back at once.
 const READ_BACK: usize = 256;

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 use crate::jobs::accepted_at;
 use crate::store::{DeliveryView, Store, StoreError};
 
-const BUDGET: ReadBudget = ReadBudget::of(2 * 1024 * 1024).backlog();
+const BUDGET: ReadBudget = ReadBudget::of(2 * 1024 * 1024);
 /// Records of `dead` read at once.
 const AT_ONCE: usize = 100;
 /// How much earlier than the attempt, by the clocks of others, its record may seem to be.

@@ -244,7 +244,7 @@ impl ClientSettings {
             BudgetClass::Small | BudgetClass::Normal => "100",
             BudgetClass::Backlog => "10",
         };
-        self.client(
+        let mut config = self.client(
             id,
             &[
                 ("queued.min.messages", records),
@@ -264,7 +264,15 @@ impl ClientSettings {
                 ("enable.partition.eof", "true"),
                 ("isolation.level", "read_committed"),
             ],
-        )
+        );
+        // Between two backlogs it asks nothing, and would not notice that its connections lead nowhere any more.
+        let own = self.properties.contains_key("connections.max.idle.ms");
+        if class == BudgetClass::Backlog && !own {
+            for (key, value) in ASKING {
+                config.set(key, value);
+            }
+        }
+        config
     }
 
     /// A client that only asks: metadata, starts and ends. Its ends are high watermarks.
