@@ -244,17 +244,21 @@ impl ClientSettings {
             BudgetClass::Small | BudgetClass::Normal => "100",
             BudgetClass::Backlog => "10",
         };
-        let mut config = self.client(
+        let mut defaults = vec![
+            ("queued.min.messages", records),
+            ("queued.max.messages.kbytes", kbytes),
+            ("fetch.message.max.bytes", partition),
+            ("fetch.max.bytes", response),
+            ("fetch.wait.max.ms", wait),
+            ("fetch.queue.backoff.ms", "5"),
+            ("fetch.error.backoff.ms", "100"),
+        ];
+        if class == BudgetClass::Backlog {
+            defaults.extend(ASKING);
+        }
+        self.client(
             id,
-            &[
-                ("queued.min.messages", records),
-                ("queued.max.messages.kbytes", kbytes),
-                ("fetch.message.max.bytes", partition),
-                ("fetch.max.bytes", response),
-                ("fetch.wait.max.ms", wait),
-                ("fetch.queue.backoff.ms", "5"),
-                ("fetch.error.backoff.ms", "100"),
-            ],
+            &defaults,
             &[
                 ("group.id", READER_GROUP),
                 ("message.max.bytes", "65536"),
@@ -264,15 +268,7 @@ impl ClientSettings {
                 ("enable.partition.eof", "true"),
                 ("isolation.level", "read_committed"),
             ],
-        );
-        // Between two backlogs it asks nothing, and would not notice that its connections lead nowhere any more.
-        let own = self.properties.contains_key("connections.max.idle.ms");
-        if class == BudgetClass::Backlog && !own {
-            for (key, value) in ASKING {
-                config.set(key, value);
-            }
-        }
-        config
+        )
     }
 
     /// A client that only asks: metadata, starts and ends. Its ends are high watermarks.
@@ -342,7 +338,7 @@ const COMMON: [(&str, &str); 7] = [
     ("enable.metrics.push", "false"),
 ];
 
-/// For clients that only ask now and then. A connection that stood idle while the network was silent may lead nowhere, too, and only the
+/// For clients that only ask, or read, now and then. A connection that stood idle while the network was silent may lead nowhere, too, and only the
 /// next question would find out.
 const ASKING: [(&str, &str); 1] = [("connections.max.idle.ms", "30000")];
 

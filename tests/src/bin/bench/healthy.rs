@@ -55,14 +55,8 @@ pub(crate) fn compared(alone: &[Seen], beside: &[Seen]) -> Vec<Figure> {
             [alone, beside].map(|seen| seen.iter().map(of).collect::<Vec<_>>().join(", "));
         format!("{alone}; {beside}")
     };
-    let rest = |name, value: String| Figure {
-        name,
-        value,
-        aim: "",
-        met: None,
-    };
     vec![
-        rest(
+        Figure::plain(
             "healthy, deliveries/s alone; beside",
             all(&|seen| format!("{:.0}", seen.rate)),
         ),
@@ -72,7 +66,7 @@ pub(crate) fn compared(alone: &[Seen], beside: &[Seen]) -> Vec<Figure> {
             aim: "≥ 0.9",
             met: Some(rate >= 0.9),
         },
-        rest(
+        Figure::plain(
             "publish → request p50, ms alone; beside",
             all(&|seen| format!("{:.2}", seen.age.p50 as f64 / 1000.0)),
         ),
@@ -82,7 +76,7 @@ pub(crate) fn compared(alone: &[Seen], beside: &[Seen]) -> Vec<Figure> {
             aim: "≤ 1.2",
             met: Some(p50 <= 1.2),
         },
-        rest("ratio of p99", format!("{p99:.2}")),
+        Figure::plain("ratio of p99", format!("{p99:.2}")),
     ]
 }
 

@@ -167,12 +167,12 @@ async fn with_store(site: &Site, made: Made, asked: usize) {
             aim: "≥ 10000",
             met: Some(intake.rate >= 10_000.0),
         },
-        rest("CPU µs an attempt", format!("{:.1}", intake.cpu_us)),
-        rest(
+        Figure::plain("CPU µs an attempt", format!("{:.1}", intake.cpu_us)),
+        Figure::plain(
             "written to files and sockets, KiB an attempt",
             format!("{:.1}", intake.written_kib),
         ),
-        rest("peak RSS, MiB", format!("{:.0}", intake.memory)),
+        Figure::plain("peak RSS, MiB", format!("{:.0}", intake.memory)),
     ];
     let ms = |us: u64| us as f64 / 1000.0;
     figures.extend(pages.into_iter().map(|(name, took)| Figure {
@@ -187,25 +187,16 @@ async fn with_store(site: &Site, made: Made, asked: usize) {
         met: Some(took.p99 <= 200_000),
     }));
     figures.extend([
-        rest("PDF, rows/s", format!("{:.0} of {}", big.rate, big.rows)),
+        Figure::plain("PDF, rows/s", format!("{:.0} of {}", big.rate, big.rows)),
         Figure {
             name: "PDF, peak RSS with a tenth of the rows; with all, MiB",
             value: format!("{:.1}; {:.1}", small.memory, big.memory),
             aim: "the same",
             met: Some(big.memory <= small.memory + CACHES_MIB),
         },
-        rest("load of the machine", load()),
+        Figure::plain("load of the machine", load()),
     ]);
     print(figures);
-}
-
-fn rest(name: &'static str, value: String) -> Figure {
-    Figure {
-        name,
-        value,
-        aim: "",
-        met: None,
-    }
 }
 
 /// From the first attempt in the store to the last.

@@ -81,12 +81,6 @@ pub(crate) async fn measure(scale: Scale) {
     assert!(program.stop().await.success(), "it stops gracefully");
 
     let mib = |bytes: f64| bytes / f64::from(1 << 20);
-    let rest = |name, value: String| Figure {
-        name,
-        value,
-        aim: "",
-        met: None,
-    };
     let mut figures = healthy::compared(&alone, &beside);
     figures.extend([
         Figure {
@@ -95,8 +89,8 @@ pub(crate) async fn measure(scale: Scale) {
             aim: "≤ 256",
             met: Some(memory <= 256.0),
         },
-        rest("lanes behind", format!("{behind:.0}")),
-        rest(
+        Figure::plain("lanes behind", format!("{behind:.0}")),
+        Figure::plain(
             "read at the live edge; again, MiB",
             format!("{:.0}; {:.0}", mib(live), mib(scanned)),
         ),

@@ -93,6 +93,18 @@ pub(crate) struct Figure {
     pub(crate) met: Option<bool>,
 }
 
+impl Figure {
+    /// One that has no aim.
+    pub(crate) fn plain(name: &'static str, value: String) -> Self {
+        Self {
+            name,
+            value,
+            aim: "",
+            met: None,
+        }
+    }
+}
+
 async fn measure(scale: Scale) {
     say("hookline bench: real Kafka, one machine; this takes a few minutes");
     let receiver = ReceiverProcess::start().await;
@@ -116,23 +128,17 @@ async fn measure(scale: Scale) {
     let bare_cpu = f64::midpoint(bare_before.cpu_us, bare_after.cpu_us);
     let ratio = throughput.rate / bare_rate;
     let ms = |us: u64| us as f64 / 1000.0;
-    let rest = |name, value: String| Figure {
-        name,
-        value,
-        aim: "",
-        met: None,
-    };
     print(vec![
-        rest(
+        Figure::plain(
             "bare client, requests/s",
             format!(
                 "{bare_rate:.0} ({:.0}, {:.0})",
                 bare_before.rate, bare_after.rate
             ),
         ),
-        rest("bare client, CPU µs a request", format!("{bare_cpu:.1}")),
-        rest("hookline, deliveries/s", format!("{:.0}", throughput.rate)),
-        rest(
+        Figure::plain("bare client, CPU µs a request", format!("{bare_cpu:.1}")),
+        Figure::plain("hookline, deliveries/s", format!("{:.0}", throughput.rate)),
+        Figure::plain(
             "hookline, CPU µs a delivery",
             format!(
                 "{:.1}, and the broker {:.1}",
@@ -151,7 +157,7 @@ async fn measure(scale: Scale) {
             aim: "≥ 0.2",
             met: Some(ratio >= 0.2),
         },
-        rest(
+        Figure::plain(
             "Kafka, produce → consume p50 / p99, ms",
             format!("{:.1} / {:.1}", ms(kafka.p50), ms(kafka.p99)),
         ),
@@ -173,7 +179,7 @@ async fn measure(scale: Scale) {
             aim: "≤ 250",
             met: Some(tiers.lateness_p99_ms <= 250.0),
         },
-        rest(
+        Figure::plain(
             "retry, attempt → attempt beyond its second p50 / p99, ms",
             format!("{:.0} / {:.0}", ms(tiers.beyond.p50), ms(tiers.beyond.p99)),
         ),

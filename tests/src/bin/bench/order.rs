@@ -61,16 +61,10 @@ pub(crate) async fn measure(scale: Scale) {
         assert!(program.stop().await.success(), "it stops gracefully");
     }
 
-    let rest = |name, value: String| Figure {
-        name,
-        value,
-        aim: "",
-        met: None,
-    };
     let mut figures = healthy::compared(&alone, &beside);
     figures.extend([
-        rest("ordered lanes blocked by their head", format!("{lanes:.0}")),
-        rest("sends held by one lane", format!("{waiting}")),
+        Figure::plain("ordered lanes blocked by their head", format!("{lanes:.0}")),
+        Figure::plain("sends held by one lane", format!("{waiting}")),
         Figure {
             name: "worker (fanout, dispatch, tiers), peak RSS while they are held, MiB",
             value: format!("{held_memory:.0}"),
@@ -83,14 +77,14 @@ pub(crate) async fn measure(scale: Scale) {
             aim: "≥ 20000",
             met: Some(drained >= 20_000.0),
         },
-        rest(
+        Figure::plain(
             "read of the log for it, bytes an event; MiB/s",
             format!(
                 "{read_again:.0}; {:.1}",
                 read_again * drained / f64::from(1 << 20)
             ),
         ),
-        rest("worker, peak RSS at the end, MiB", format!("{memory:.0}")),
+        Figure::plain("worker, peak RSS at the end, MiB", format!("{memory:.0}")),
     ]);
     print(figures);
 }
