@@ -19,6 +19,7 @@ mod store;
 mod tail;
 #[cfg(test)]
 mod testing;
+mod upkeep;
 
 pub use activity::{Activity, ActivityData};
 pub use attempt_line::{

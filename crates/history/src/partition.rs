@@ -7,7 +7,7 @@ use std::time::Duration;
 use hookline_journal::{Journal, JournalError, ReadBudget, ReadError, Reader, StoredRecord};
 use hookline_model::time::{Clock, Millis};
 use hookline_registry::Snapshot;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::decode::{Decoded, decode, lines};
@@ -20,8 +20,13 @@ use crate::{Activity, AttemptLine};
 const BUDGET: ReadBudget = ReadBudget::of(256 * 1024);
 /// Records taken at a time: each holds up to [`ATTEMPTS_PER_RECORD_MAX`](hookline_model::limits::ATTEMPTS_PER_RECORD_MAX) attempts.
 const RECORDS: usize = 16;
-/// A batch that has so many bytes is stored at once.
+/// A batch that has so many bytes does not wait for more.
 const BYTES: usize = 256 * 1024;
+/// Where more is there already, it may become so large: the more rows a transaction has, the fewer pages it writes for each of them. Only few
+/// batches at a time become so large.
+const BYTES_OF_BACKLOG: usize = 2 * 1024 * 1024;
+/// What does not come within this is not there already.
+const THERE_WITHIN: Duration = Duration::from_millis(20);
 /// One that has fewer waits for more, for this long: one transaction for what happens together.
 const LINGER: Duration = Duration::from_millis(100);
 /// A transaction that takes longer is given up. What became of it is seen by the offset in the store.
@@ -116,6 +121,8 @@ pub(crate) struct Partition {
 struct Collected {
     records: Vec<StoredRecord>,
     bytes: usize,
+    /// The right to be large.
+    large: Option<OwnedSemaphorePermit>,
 }
 
 impl Collected {
@@ -196,6 +203,13 @@ impl Partition {
             match timeout_at(until, self.reader.next(RECORDS)).await {
                 Ok(Ok(batch)) => collected.add(batch.records),
                 // Time is up; an error comes again the next time.
+                Ok(Err(_)) | Err(_) => return Ok(collected),
+            }
+        }
+        collected.large = Some(self.around.store.large_batch().await);
+        while collected.bytes < BYTES_OF_BACKLOG {
+            match timeout(THERE_WITHIN, self.reader.next(RECORDS)).await {
+                Ok(Ok(batch)) => collected.add(batch.records),
                 Ok(Err(_)) | Err(_) => break,
             }
         }
@@ -279,9 +293,14 @@ impl Partition {
         if self.lease.next == Some(next) && self.missed == 0 {
             return Ok(());
         }
-        let first_at = collected.records.first().map(|r| Millis(r.timestamp_ms));
+        let Collected {
+            records,
+            large: _large,
+            ..
+        } = collected;
+        let first_at = records.first().map(|r| Millis(r.timestamp_ms));
         let snapshot = match self.source {
-            Source::Events if !collected.records.is_empty() => Some(self.around.snapshot().await?),
+            Source::Events if !records.is_empty() => Some(self.around.snapshot().await?),
             Source::Events | Source::Attempts => None,
         };
         // Taken apart into rows it takes many times as much: only for who may write next.
@@ -290,11 +309,11 @@ impl Partition {
         let (attempts, activities);
         let read = match self.source {
             Source::Attempts => {
-                attempts = self.attempts(collected.records);
+                attempts = self.attempts(records);
                 Read::Attempts(&attempts)
             }
             Source::Events => {
-                activities = self.activities(&collected.records, snapshot.as_deref());
+                activities = self.activities(&records, snapshot.as_deref());
                 Read::Activities(&activities)
             }
         };

@@ -18,7 +18,8 @@ use tokio::time::{Instant, timeout};
 
 use crate::metrics::HistoryMetrics;
 use crate::partition::{Ended, Partition, Surroundings};
-use crate::store::{MINUTES_KEPT, Store, StoreError};
+use crate::store::{Store, StoreError};
+use crate::upkeep::upkeep;
 
 /// A process that was silent for this long loses its partitions to others.
 pub(crate) const LEASE: Duration = Duration::from_secs(15);
@@ -35,10 +36,6 @@ const REMIND_EVERY: Duration = Duration::from_secs(60);
 /// How long readers have to finish what they are storing when the stage is to stop, and the store to let its leases go.
 const STOP_WITHIN: Duration = Duration::from_millis(600);
 const FAREWELL_WITHIN: Duration = Duration::from_millis(300);
-/// How often old rows are looked for, how many go at a time, and the pause in between, in which others have the store.
-const RETENTION_EVERY: Duration = Duration::from_secs(300);
-const RETENTION_ROWS: u32 = 500;
-const RETENTION_PAUSE: Duration = Duration::from_millis(50);
 
 /// What is read into the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -117,7 +114,7 @@ enum Done {
         epoch: u64,
         ended: Ended,
     },
-    Retention,
+    Upkeep,
 }
 
 struct Supervisor {
@@ -178,7 +175,7 @@ impl History {
             complained: None,
             first: Arc::default(),
         };
-        supervisor.start_retention(retention);
+        supervisor.start_upkeep(retention);
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -199,16 +196,16 @@ impl Supervisor {
         clippy::disallowed_methods,
         reason = "the set is this stage's own, and drained before `run` returns"
     )]
-    fn start_retention(&mut self, mut stop: watch::Receiver<bool>) {
+    fn start_upkeep(&mut self, mut stop: watch::Receiver<bool>) {
         let around = self.around.clone();
         let first = Arc::clone(&self.first);
         let topics: Vec<_> = self.topics.values().cloned().collect();
         self.running.spawn(async move {
             tokio::select! {
                 () = told(&mut stop) => {}
-                () = retain(around, first, topics) => {}
+                () = upkeep(around, first, topics) => {}
             }
-            Done::Retention
+            Done::Upkeep
         });
     }
 
@@ -380,7 +377,7 @@ impl Supervisor {
                 epoch,
                 ended,
             }) => (shard, epoch, ended),
-            Ok(Done::Retention) => return,
+            Ok(Done::Upkeep) => return,
             Err(error) => {
                 tracing::error!(%error, "a reader of the history failed; its partitions are taken again");
                 // Which one is not known. Those that go on stop at their next transaction, as the epoch is raised.
@@ -506,42 +503,6 @@ impl Supervisor {
             );
         }
     }
-}
-
-/// Deletes what is older than the retention, as long as it is polled.
-async fn retain(around: Surroundings, first: Arc<AtomicBool>, topics: Vec<String>) {
-    loop {
-        tokio::time::sleep(RETENTION_EVERY.min(around.retention)).await;
-        if !first.load(Ordering::Relaxed) {
-            continue;
-        }
-        if let Err(error) = delete_old(&around, &topics).await {
-            tracing::debug!(
-                error = chain(&error),
-                "what is old in the history store was not deleted now"
-            );
-        }
-    }
-}
-
-async fn delete_old(around: &Surroundings, topics: &[String]) -> Result<(), StoreError> {
-    let (store, before) = (&around.store, around.oldest());
-    let kept = i64::try_from(MINUTES_KEPT.as_millis()).unwrap_or(i64::MAX);
-    let minutes = Millis(around.clock.now().0.saturating_sub(kept));
-    loop {
-        let rows = store.delete_older(before, RETENTION_ROWS).await?;
-        let sums = store.delete_older_sums(before, minutes, RETENTION_ROWS);
-        let rows = rows + sums.await?;
-        around.metrics.deleted.inc_by(rows);
-        if rows == 0 {
-            break;
-        }
-        tokio::time::sleep(RETENTION_PAUSE).await;
-    }
-    for topic in topics {
-        store.forget_before(topic, before).await?;
-    }
-    Ok(())
 }
 
 /// Resolves when it is time to stop; that the side that tells is gone is the same.

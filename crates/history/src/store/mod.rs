@@ -5,10 +5,12 @@
 //! deleted, as what the topics still have comes back.
 
 mod activities;
+mod analyze;
 mod lease;
 mod query;
 mod retention;
 mod rows;
+mod segments;
 mod statistics;
 mod summary;
 mod write;
@@ -22,15 +24,16 @@ pub(crate) use lease::Lease;
 pub(crate) use statistics::MINUTES_KEPT;
 pub(crate) use write::{Batch, Read, WriteError};
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::{AnyPool, ConnectOptions as _, Executor as _};
-use tokio::sync::{Mutex, OnceCell, Semaphore, SemaphorePermit};
+use tokio::sync::{Mutex, OnceCell, OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 /// The migrations in their order. One that was released is never changed.
-const MIGRATIONS: [(i64, &str, &str); 4] = [
+const MIGRATIONS: [(i64, &str, &str); 5] = [
     (
         1,
         "attempts",
@@ -47,10 +50,17 @@ const MIGRATIONS: [(i64, &str, &str); 4] = [
         include_str!("../../migrations/0003_statistics.sql"),
     ),
     (4, "lists", include_str!("../../migrations/0004_lists.sql")),
+    (
+        5,
+        "segments",
+        include_str!("../../migrations/0005_segments.sql"),
+    ),
 ];
 /// What a migration does besides with SQLite. The other database keeps statistics of its own.
-const MIGRATIONS_SQLITE: [(i64, &str); 1] =
-    [(4, include_str!("../../migrations/0004_lists_sqlite.sql"))];
+const MIGRATIONS_SQLITE: [(i64, &str); 2] = [
+    (4, include_str!("../../migrations/0004_lists_sqlite.sql")),
+    (5, include_str!("../../migrations/0005_segments_sqlite.sql")),
+];
 
 /// How long a question waits for a connection.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
@@ -61,13 +71,13 @@ const WRITERS_POSTGRES: usize = 4;
 /// Questions at the same time, besides.
 const READERS: u32 = 4;
 /// As many for who fills the store: leases and retention, which ask for little at a time. Connections take turns, so that with SQLite each
-/// comes to hold a whole cache and the large statements, 6 MiB.
+/// comes to hold a whole cache and the large statements, 10 MiB.
 const READERS_FILLING: u32 = 1;
 
 /// Settings of each SQLite connection. What a crash of the machine takes away is read again from the topics, so that not every transaction
 /// has to wait for the disk.
 const PRAGMAS: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA busy_timeout = 10000; \
-     PRAGMA journal_size_limit = 67108864; PRAGMA wal_autocheckpoint = 8000; PRAGMA cache_size = -4000; PRAGMA temp_store = MEMORY;";
+     PRAGMA journal_size_limit = 67108864; PRAGMA wal_autocheckpoint = 8000; PRAGMA cache_size = -8000; PRAGMA temp_store = MEMORY;";
 
 /// Settings of each connection of who only reads. SQLite's file is opened so already.
 const PRAGMAS_READER: &str =
@@ -145,6 +155,7 @@ pub struct Store {
     used: Use,
     migrated: OnceCell<()>,
     writers: Semaphore,
+    large_batches: Arc<Semaphore>,
     inserts: rows::Inserts,
 }
 
@@ -225,6 +236,8 @@ impl Store {
             used,
             migrated: OnceCell::new(),
             writers: Semaphore::new(writers),
+            // One more is collected while others are written.
+            large_batches: Arc::new(Semaphore::new(writers + 1)),
             inserts: rows::Inserts::new(dialect),
         })
     }
@@ -294,6 +307,12 @@ impl Store {
         Turn {
             _permit: permit.expect("nobody closes it"),
         }
+    }
+
+    /// Waits until another batch may take up much memory.
+    pub(crate) async fn large_batch(&self) -> OwnedSemaphorePermit {
+        let permit = Arc::clone(&self.large_batches).acquire_owned().await;
+        permit.expect("nobody closes it")
     }
 
     /// How many attempts there are.

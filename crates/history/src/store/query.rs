@@ -6,6 +6,7 @@ use sqlx::Row as _;
 use sqlx::any::AnyRow;
 
 use super::rows::{self, small};
+use super::segments::Within;
 use super::{Statement, Store, StoreError, signed, unsigned};
 use crate::attempt_line::{ENDED, known_outcome};
 use crate::{AttemptLine, ContactView};
@@ -54,16 +55,16 @@ pub enum StatusFilter {
 }
 
 /// An attempt's place in the list of all, latest first. It stays the same whatever comes in or goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
-    started_ms: i64,
+    pub(super) started_ms: i64,
     partition: u32,
     offset: u64,
     index: u32,
 }
 
 impl Place {
-    fn of(line: &AttemptLine) -> Self {
+    pub(super) fn of(line: &AttemptLine) -> Self {
         Self {
             started_ms: line.started_ms,
             partition: line.position.partition,
@@ -106,6 +107,51 @@ pub struct AttemptPage {
     pub items: Vec<AttemptLine>,
     /// The place of the last, if there are more behind it.
     pub next: Option<Place>,
+}
+
+impl AttemptPage {
+    /// Of so many attempts and perhaps one more, which says that there are more.
+    pub(super) fn of(mut items: Vec<AttemptLine>, limit: usize) -> Self {
+        let more = items.len() > limit;
+        items.truncate(limit);
+        let next = items.last().filter(|_| more).map(Place::of);
+        Self { items, next }
+    }
+}
+
+/// What a contact may be asked for by.
+const CONTACT_COLUMNS: [Option<&str>; 3] = [
+    Some("contact_id"),
+    Some("contact_email"),
+    Some("contact_phone"),
+];
+
+/// A project, and where a contact is asked for, the column and its value.
+pub(super) struct Whom {
+    project: String,
+    contact: Option<(&'static str, String)>,
+}
+
+impl Whom {
+    pub(super) fn write(&self, statement: &mut Statement) {
+        statement.push("project = ");
+        statement.text(&self.project);
+        match &self.contact {
+            None => {}
+            Some((column @ "contact_email", contact)) => {
+                // Capital and small letters are the same; each database says what that means to both sides.
+                statement.push(&format!(
+                    " AND {column} IS NOT NULL AND lower({column}) = lower("
+                ));
+                statement.text(contact);
+                statement.push(")");
+            }
+            Some((column, contact)) => {
+                statement.push(&format!(" AND {column} = "));
+                statement.text(contact);
+            }
+        }
+    }
 }
 
 /// A delivery, as people and programs see it.
@@ -202,11 +248,16 @@ impl AttemptFilter {
     }
 
     /// What asks for up to `limit` attempts, and one more, which says whether there are more.
-    pub(super) fn page(&self, project: &str, after: Option<Place>, limit: usize) -> Statement {
+    pub(super) fn page(
+        &self,
+        within: &Within,
+        project: &str,
+        after: Option<Place>,
+        limit: usize,
+    ) -> Statement {
         let mut statement =
             Statement::new(format!("SELECT {} FROM attempts WHERE ", rows::COLUMNS));
-        self.write_project(&mut statement, project);
-        self.write(&mut statement);
+        self.write_all(&mut statement, within, project);
         if let Some(after) = after {
             // Not as one comparison of all four: the index by time would be entered for it even where another one leads to less.
             statement.push(" AND started_ms <= ");
@@ -228,34 +279,37 @@ impl AttemptFilter {
         statement
     }
 
-    /// Whose attempts. Of a contact there are three indexes; each is entered only where the project stands beside it, and nowhere else.
-    pub(super) fn write_project(&self, statement: &mut Statement, project: &str) {
-        let project = rows::plain(project);
-        let Some(contact) = &self.contact else {
-            statement.push("project = ");
-            return statement.text(&project);
-        };
-        let contact = rows::plain(contact);
-        for (start, column) in [
-            ("((", "contact_id"),
-            (" OR (", "contact_email"),
-            (" OR (", "contact_phone"),
-        ] {
-            statement.push(start);
-            statement.push("project = ");
-            statement.text(&project);
-            if column == "contact_email" {
-                // Capital and small letters are the same; each database says what that means to both sides.
-                statement.push(" AND contact_email IS NOT NULL AND lower(contact_email) = lower(");
-                statement.text(&contact);
-                statement.push(")");
-            } else {
-                statement.push(&format!(" AND {column} = "));
-                statement.text(&contact);
-            }
-            statement.push(")");
+    /// All conditions but for a place.
+    pub(super) fn write_all(&self, statement: &mut Statement, within: &Within, project: &str) {
+        let whom = self.of_whom(project);
+        for (place, condition) in whom.iter().enumerate() {
+            statement.push(match place {
+                0 if whom.len() == 1 => "",
+                0 => "((",
+                _ => " OR (",
+            });
+            within.write(statement);
+            condition.write(statement);
+            statement.push(if whom.len() == 1 { "" } else { ")" });
         }
-        statement.push(")");
+        statement.push(if whom.len() == 1 { "" } else { ")" });
+        self.write(statement);
+    }
+
+    /// Whose attempts: any of these. Of a contact there are three indexes; each is entered only where project and segment stand beside it, and
+    /// nowhere else.
+    pub(super) fn of_whom(&self, project: &str) -> Vec<Whom> {
+        let project = rows::plain(project).into_owned();
+        let columns = match self.contact {
+            None => &[None][..],
+            Some(_) => &CONTACT_COLUMNS,
+        };
+        let contact = rows::plain(self.contact.as_deref().unwrap_or_default()).into_owned();
+        let whom = |column: &Option<&'static str>| Whom {
+            project: project.clone(),
+            contact: column.map(|column| (column, contact.clone())),
+        };
+        columns.iter().map(whom).collect()
     }
 
     /// The conditions, each with `AND` before it.
@@ -330,16 +384,14 @@ impl Store {
         after: Option<Place>,
         limit: usize,
     ) -> Result<AttemptPage, StoreError> {
+        if filter.looks_up() {
+            return self.looked_up(project, filter, after, limit).await;
+        }
         let pool = self.pool().await?;
-        let found = filter.page(project, after, limit).fetch(pool).await?;
-        let more = found.len() > limit;
-        let items: Vec<_> = found
-            .iter()
-            .take(limit)
-            .map(rows::read)
-            .collect::<Result<_, _>>()?;
-        let next = items.last().filter(|_| more).map(Place::of);
-        Ok(AttemptPage { items, next })
+        let page = filter.page(&Within::All, project, after, limit);
+        let found = page.fetch(pool).await?;
+        let lines: Result<_, _> = found.iter().map(rows::read).collect();
+        Ok(AttemptPage::of(lines?, limit))
     }
 
     /// One attempt of a project. Of several with one identity the one that counts.
@@ -364,20 +416,20 @@ impl Store {
         ) else {
             return Ok(None);
         };
-        let pool = self.pool().await?;
-        let mut statement = Statement::new(format!(
-            "SELECT {} FROM attempts WHERE delivery_id = ",
-            rows::COLUMNS
-        ));
-        statement.text(&rows::plain(delivery));
-        statement.push(" AND project = ");
-        statement.text(&rows::plain(project));
+        let of_this = AttemptFilter {
+            delivery: Some(delivery.to_owned()),
+            ..AttemptFilter::default()
+        };
+        let within = self.within(project, &of_this).await?;
+        let mut statement =
+            Statement::new(format!("SELECT {} FROM attempts WHERE ", rows::COLUMNS));
+        of_this.write_all(&mut statement, &within, project);
         for (column, value) in [("run", run), ("attempt", attempt), ("ended", ended)] {
             statement.push(&format!(" AND {column} = "));
             statement.number(value);
         }
         statement.push(" ORDER BY stray, record_offset, record_index LIMIT 1");
-        let found = statement.fetch(pool).await?;
+        let found = statement.fetch(self.pool().await?).await?;
         let line = found.first().map(rows::read).transpose()?;
         Ok(line.filter(|line| line.id == id))
     }

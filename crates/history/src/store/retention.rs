@@ -19,6 +19,9 @@ impl Store {
         .bind(i64::from(limit))
         .execute(pool)
         .await?;
+        if attempts.rows_affected() < u64::from(limit) {
+            self.forget_segments(before).await?;
+        }
         let deliveries = sqlx::query(
             "DELETE FROM deliveries WHERE (delivery_id, run) IN \
              (SELECT delivery_id, run FROM deliveries WHERE last_ms < $1 ORDER BY last_ms LIMIT $2)",

@@ -52,8 +52,8 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// Binds the columns of [`COLUMNS`].
-    pub(super) fn bind<'q>(&'q self, query: Bound<'q>) -> Bound<'q> {
+    /// Binds the columns of [`COLUMNS`], and the segment.
+    pub(super) fn bind<'q>(&'q self, query: Bound<'q>, segment: i64) -> Bound<'q> {
         let line = self.line;
         let contact = line.contact.as_ref();
         query
@@ -86,6 +86,7 @@ impl<'a> Row<'a> {
             .bind(self.endpoint.as_deref())
             .bind(self.request.as_deref())
             .bind(self.response.as_deref())
+            .bind(segment)
     }
 }
 
@@ -192,8 +193,10 @@ impl Inserts {
     /// Inserts so many attempts; those that are there already stay.
     pub(super) fn attempts(&self, rows: usize) -> &str {
         cached(&self.attempts, rows, || {
-            let places = places(self.dialect, rows, COLUMNS_COUNT);
-            format!("INSERT INTO attempts ({COLUMNS}) VALUES {places} ON CONFLICT DO NOTHING")
+            let places = places(self.dialect, rows, COLUMNS_COUNT + 1);
+            format!(
+                "INSERT INTO attempts ({COLUMNS}, segment) VALUES {places} ON CONFLICT DO NOTHING"
+            )
         })
     }
 

@@ -7,6 +7,7 @@ use hookline_model::time::Millis;
 use sqlx::Row as _;
 
 use super::query::AttemptFilter;
+use super::segments::Within;
 use super::statistics::{DAY_MS, HOUR_MS, MINUTE_MS};
 use super::{Statement, Store, StoreError, unsigned};
 use crate::OUTCOMES;
@@ -60,7 +61,8 @@ impl Store {
         filter: &AttemptFilter,
     ) -> Result<AttemptSummary, StoreError> {
         let pool = self.pool().await?;
-        let ends = filter.select(project, "MIN(started_ms), MAX(started_ms)");
+        let within = self.within(project, filter).await?;
+        let ends = filter.select(&within, project, "MIN(started_ms), MAX(started_ms)");
         let found = ends.fetch_within(pool, ANSWER_WITHIN).await?;
         let Some(row) = found.first() else {
             return Ok(AttemptSummary::default());
@@ -70,7 +72,7 @@ impl Store {
         };
         let step = step(first, last);
         let counted = format!("outcome, started_ms / {step}, COUNT(*)");
-        let mut counts = filter.select(project, &counted);
+        let mut counts = filter.select(&within, project, &counted);
         counts.push(" GROUP BY 1, 2");
         let mut summary = AttemptSummary {
             interval: Some((Millis(first), Millis(last))),
@@ -99,10 +101,9 @@ impl Store {
 }
 
 impl AttemptFilter {
-    fn select(&self, project: &str, columns: &str) -> Statement {
+    fn select(&self, within: &Within, project: &str, columns: &str) -> Statement {
         let mut statement = Statement::new(format!("SELECT {columns} FROM attempts WHERE "));
-        self.write_project(&mut statement, project);
-        self.write(&mut statement);
+        self.write_all(&mut statement, within, project);
         statement
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::segments::Within;
 use super::*;
 use crate::testing::{self, attempt, said};
 use hookline_model::time::Millis;
@@ -442,11 +443,17 @@ async fn every_list_enters_an_index() {
         ("class", "attempts_by_status (project=? AND <expr>=?"),
         ("status", "attempts_by_status (project=? AND <expr>=?"),
         ("error", "attempts_by_failure (project=? AND error_class=?"),
-        ("key", "attempts_by_key (project=? AND event_key=?"),
-        ("id", "attempts_by_event (project=? AND event_id=?"),
+        (
+            "key",
+            "attempts_by_key (segment=? AND project=? AND event_key=?",
+        ),
+        (
+            "id",
+            "attempts_by_event (segment=? AND project=? AND event_id=?",
+        ),
         (
             "delivery",
-            "attempts_by_delivery (project=? AND delivery_id=?",
+            "attempts_by_delivery (segment=? AND project=? AND delivery_id=?",
         ),
         (
             "webhook delivered",
@@ -467,9 +474,12 @@ async fn every_list_enters_an_index() {
         ("type class", "attempts_by_type (project=? AND event_type=?"),
         (
             "webhook key outcome",
-            "attempts_by_key (project=? AND event_key=?",
+            "attempts_by_key (segment=? AND project=? AND event_key=?",
         ),
-        ("webhook id", "attempts_by_event (project=? AND event_id=?"),
+        (
+            "webhook id",
+            "attempts_by_event (segment=? AND project=? AND event_id=?",
+        ),
     ];
     for (words, expected) in lists {
         let mut filter = AttemptFilter::default();
@@ -491,21 +501,39 @@ async fn every_list_enters_an_index() {
                 other => panic!("{other}"),
             }
         }
-        let first = plan(&filter.page("shop", None, 50), pool).await;
+        let within = if filter.looks_up() {
+            Within::Segment(7)
+        } else {
+            Within::All
+        };
+        let first = plan(&filter.page(&within, "shop", None, 50), pool).await;
         assert!(first.contains(expected), "{words}: {first}");
-        let next = plan(&filter.page("shop", Place::parse("1.2.3.4"), 50), pool).await;
+        let after = Place::parse("1.2.3.4");
+        let next = plan(&filter.page(&within, "shop", after, 50), pool).await;
         let behind = format!("{expected} AND started_ms<?)");
         assert!(next.contains(&behind), "{words}: {next}");
+        if filter.looks_up() {
+            let found = plan(&filter.segments("shop", 9, None), pool).await;
+            assert!(found.contains(expected), "{words}: {found}");
+            assert!(found.contains("segments_by_time"), "{words}: {found}");
+        }
     }
     let contact = AttemptFilter {
         contact: Some("c".into()),
         ..AttemptFilter::default()
     };
-    let plan = plan(&contact.page("shop", None, 50), pool).await;
-    assert!(
-        plan.contains("attempts_by_email (project=? AND <expr>=?"),
-        "{plan}"
-    );
+    for within in [Within::Segment(7), Within::Segments(vec![7, 8])] {
+        let page = plan(&contact.page(&within, "shop", None, 50), pool).await;
+        let found = plan(&contact.segments("shop", 9, None), pool).await;
+        for index in [
+            "attempts_by_contact (segment=? AND project=? AND contact_id=?",
+            "attempts_by_email (segment=? AND project=? AND <expr>=?",
+            "attempts_by_phone (segment=? AND project=? AND contact_phone=?",
+        ] {
+            assert!(page.contains(index), "{page}");
+            assert!(found.contains(index), "{found}");
+        }
+    }
     store.close().await;
 }
 
@@ -584,6 +612,34 @@ async fn who_reads_postgres_changes_nothing() {
     reads_what_another_writes(writer, reader).await;
 }
 
+#[tokio::test]
+async fn postgres_looks_at_what_has_come_in() {
+    let Some(server) = testing::postgres() else {
+        return;
+    };
+    let store = server.store();
+    let lease = lease(&store, "one").await;
+    let attempts: Vec<_> = (0..1_500).map(|n| attempt(n, 0, "a")).collect();
+    store
+        .write(&store.turn().await, &batch(&lease, &attempts, 1_500))
+        .await
+        .unwrap();
+    // Its own account of what came in follows within seconds.
+    let until = tokio::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        store.analyze().await.unwrap();
+        let known =
+            sqlx::query("SELECT reltuples::bigint FROM pg_class WHERE relname = 'attempts'");
+        let known = known.fetch_one(&store.pool).await.unwrap();
+        if sqlx::Row::get::<i64, _>(&known, 0) == 1_500 {
+            break;
+        }
+        assert!(tokio::time::Instant::now() < until, "it never looks");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    store.close().await;
+}
+
 async fn reads_what_another_writes(writer: Store, reader: Store) {
     let lease = lease(&writer, "one").await;
     writer
@@ -635,4 +691,5 @@ both_stores!(
 );
 
 mod activities;
+mod segments;
 mod statistics;

@@ -77,7 +77,11 @@ impl Store {
             });
         }
         match batch.read {
-            Read::Attempts(attempts) => self.put_attempts(&mut transaction, attempts).await?,
+            Read::Attempts(attempts) => {
+                let partition = batch.lease.partition;
+                self.put_attempts(&mut transaction, partition, attempts)
+                    .await?;
+            }
             Read::Activities(activities) => {
                 self.put_activities(&mut transaction, activities, batch.now)
                     .await?;
@@ -91,15 +95,20 @@ impl Store {
     async fn put_attempts(
         &self,
         transaction: &mut Transaction<'_, Any>,
+        partition: u32,
         attempts: &[AttemptLine],
     ) -> Result<(), sqlx::Error> {
+        let segment = self.segment(transaction, partition).await?;
         let rows: Vec<Row<'_>> = attempts.iter().map(Row::new).collect();
         let last = latest(&rows);
         for chunk in chunks(&rows) {
             let sql = self.inserts.attempts(chunk.len());
-            let bound = chunk.iter().fold(sqlx::query(sql), |q, row| row.bind(q));
+            let bound = chunk
+                .iter()
+                .fold(sqlx::query(sql), |q, row| row.bind(q, segment));
             bound.execute(&mut **transaction).await?;
         }
+        self.grow_segment(transaction, segment, &rows).await?;
         for chunk in chunks(&last) {
             let sql = self.inserts.deliveries(chunk.len());
             let bound = chunk.iter().fold(sqlx::query(sql), |q, run| run.bind(q));

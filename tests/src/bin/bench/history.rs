@@ -2,7 +2,8 @@
 //!
 //! The topic of attempts is filled first, as dispatch fills it; then a process with the roles `history` and `api` reads it into an empty store,
 //! and is asked for first pages of the log, as people ask for them; then the log is written as a PDF file. `--rows N` puts in another number
-//! of attempts: 10000000 is what the aim of the answers is about, and takes an hour or so.
+//! of attempts: 10000000 is what the aim of the answers is about, and takes an hour or so. `--store sqlite` or `--store postgres` measures only
+//! that one.
 
 mod made;
 
@@ -118,8 +119,14 @@ pub(crate) async fn measure(scale: Scale, arguments: &[String]) {
     let store = format!("[history]\nurl = \"{SQLITE}\"\n");
     let site = Site::sized(Engine::Embedded, PARTITIONS, &store).await;
     fill(&site, made).await;
-    say("SQLite …");
-    with_store(&site, made, asked).await;
+    let only = said_after("--store", arguments);
+    if only.is_none_or(|only| only == "sqlite") {
+        say("SQLite …");
+        with_store(&site, made, asked).await;
+    }
+    if only.is_some_and(|only| only != "postgres") {
+        return;
+    }
     let Some(postgres) = Postgres::shared() else {
         return say("PostgreSQL is not installed");
     };
@@ -298,12 +305,14 @@ async fn report(site: &Site, made: Made, rows: usize) -> Reported {
 
 /// What `--rows` says.
 fn rows(arguments: &[String]) -> Option<usize> {
-    let at = arguments.iter().position(|a| a == "--rows")?;
-    let said = arguments.get(at + 1).map(|rows| rows.parse());
-    let Some(Ok(rows)) = said else {
-        panic!("--rows needs a number");
-    };
-    Some(rows)
+    let said = said_after("--rows", arguments)?;
+    Some(said.parse().expect("--rows needs a number"))
+}
+
+/// What stands behind a word of the command line.
+fn said_after<'a>(word: &str, arguments: &'a [String]) -> Option<&'a str> {
+    let at = arguments.iter().position(|argument| argument == word)?;
+    Some(arguments.get(at + 1).map_or("", String::as_str))
 }
 
 /// The machine's load over the last minute.
