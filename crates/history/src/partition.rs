@@ -25,6 +25,8 @@ const BYTES: usize = 256 * 1024;
 /// Where more is there already, it may become so large: the more rows a transaction has, the fewer pages it writes for each of them. Only few
 /// batches at a time become so large.
 const BYTES_OF_BACKLOG: usize = 2 * 1024 * 1024;
+/// How long a batch waits to become so large. Those before it may wait for the registry.
+const LARGE_WITHIN: Duration = Duration::from_secs(1);
 /// What does not come within this is not there already.
 const THERE_WITHIN: Duration = Duration::from_millis(20);
 /// One that has fewer waits for more, for this long: one transaction for what happens together.
@@ -206,7 +208,11 @@ impl Partition {
                 Ok(Err(_)) | Err(_) => return Ok(collected),
             }
         }
-        collected.large = Some(self.around.store.large_batch().await);
+        let large = timeout(LARGE_WITHIN, self.around.store.large_batch()).await;
+        let Ok(large) = large else {
+            return Ok(collected);
+        };
+        collected.large = Some(large);
         while collected.bytes < BYTES_OF_BACKLOG {
             match timeout(THERE_WITHIN, self.reader.next(RECORDS)).await {
                 Ok(Ok(batch)) => collected.add(batch.records),

@@ -27,9 +27,9 @@ pub(crate) use write::{Batch, Read, WriteError};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
+use sqlx::any::{AnyConnectOptions, AnyPoolOptions, AnyRow};
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
-use sqlx::{AnyPool, ConnectOptions as _, Executor as _};
+use sqlx::{Any, AnyPool, ConnectOptions as _, Executor, Transaction};
 use tokio::sync::{Mutex, OnceCell, OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 /// The migrations in their order. One that was released is never changed.
@@ -301,6 +301,16 @@ impl Store {
         }
     }
 
+    /// A transaction whose statements all see the store as it is at the first.
+    async fn moment(&self) -> Result<Transaction<'static, Any>, StoreError> {
+        let mut moment = self.pool().await?.begin().await?;
+        if self.dialect == Dialect::Postgres {
+            let settings = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY";
+            moment.execute(settings).await?;
+        }
+        Ok(moment)
+    }
+
     /// Waits until another transaction may write.
     pub(crate) async fn turn(&self) -> Turn<'_> {
         let permit = self.writers.acquire().await;
@@ -411,15 +421,18 @@ impl Statement {
         self.argument(Argument::Text(text.to_owned()));
     }
 
-    async fn fetch(&self, pool: &AnyPool) -> Result<Vec<sqlx::any::AnyRow>, StoreError> {
-        self.fetch_within(pool, ANSWER_WITHIN).await
+    async fn fetch<'e>(
+        &'e self,
+        from: impl Executor<'e, Database = Any>,
+    ) -> Result<Vec<AnyRow>, StoreError> {
+        self.fetch_within(from, ANSWER_WITHIN).await
     }
 
-    async fn fetch_within(
-        &self,
-        pool: &AnyPool,
+    async fn fetch_within<'e>(
+        &'e self,
+        from: impl Executor<'e, Database = Any>,
         within: Duration,
-    ) -> Result<Vec<sqlx::any::AnyRow>, StoreError> {
+    ) -> Result<Vec<AnyRow>, StoreError> {
         let mut query = sqlx::query(&self.text);
         for argument in &self.arguments {
             query = match argument {
@@ -427,7 +440,7 @@ impl Statement {
                 Argument::Text(text) => query.bind(text.as_str()),
             };
         }
-        let rows = tokio::time::timeout(within, query.fetch_all(pool)).await;
+        let rows = tokio::time::timeout(within, query.fetch_all(from)).await;
         Ok(rows.map_err(|_| StoreError::Late)??)
     }
 }

@@ -7,7 +7,7 @@ use sqlx::any::AnyRow;
 
 use super::rows::{self, small};
 use super::segments::Within;
-use super::{Statement, Store, StoreError, signed, unsigned};
+use super::{ANSWER_WITHIN, Statement, Store, StoreError, signed, unsigned};
 use crate::attempt_line::{ENDED, known_outcome};
 use crate::{AttemptLine, ContactView};
 
@@ -385,7 +385,9 @@ impl Store {
         limit: usize,
     ) -> Result<AttemptPage, StoreError> {
         if filter.looks_up() {
-            return self.looked_up(project, filter, after, limit).await;
+            let page = self.looked_up(project, filter, after, limit);
+            let page = tokio::time::timeout(ANSWER_WITHIN, page).await;
+            return page.map_err(|_| StoreError::Late)?;
         }
         let pool = self.pool().await?;
         let page = filter.page(&Within::All, project, after, limit);

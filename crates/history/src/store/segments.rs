@@ -8,6 +8,7 @@
 //! order of time; which times it has stands in its row.
 
 use hookline_model::time::Millis;
+use sqlx::any::AnyRow;
 use sqlx::{Any, Row as _, Transaction};
 
 use super::query::{AttemptFilter, AttemptPage, Place};
@@ -118,13 +119,17 @@ impl Store {
         if !filter.looks_up() {
             return Ok(Within::All);
         }
+        let mut moment = self.moment().await?;
         let mut all = Vec::new();
-        let mut found = self.segments(project, filter, i64::MAX, None).await?;
-        while let Some(last) = found.last().copied() {
+        let mut after = None;
+        loop {
+            let found = filter.found(&mut moment, project, i64::MAX, after).await?;
             all.extend(found.iter().map(|segment| segment.number));
-            found = self.segments(project, filter, i64::MAX, Some(last)).await?;
+            after = found.last().copied();
+            if after.is_none() {
+                return Ok(Within::Segments(all));
+            }
         }
-        Ok(Within::Segments(all))
     }
 
     /// A page of attempts that are looked up: from segment to segment, until what else there is begins before all that was found.
@@ -135,47 +140,32 @@ impl Store {
         after: Option<Place>,
         limit: usize,
     ) -> Result<AttemptPage, StoreError> {
-        let pool = self.pool().await?;
+        // What comes in meanwhile would move segments past others.
+        let mut moment = self.moment().await?;
         let wanted = limit.saturating_add(1);
         let until = after.map_or(i64::MAX, |place| place.started_ms);
         let mut lines: Vec<AttemptLine> = Vec::new();
-        let mut found = self.segments(project, filter, until, None).await?;
-        while let Some(last) = found.last().copied() {
-            for segment in found {
+        let mut last = None;
+        loop {
+            let found = filter.found(&mut moment, project, until, last).await?;
+            for segment in &found {
                 let enough = lines.len() == wanted;
                 if enough && lines.last().is_some_and(|l| l.started_ms > segment.last_ms) {
                     return Ok(AttemptPage::of(lines, limit));
                 }
                 let within = Within::Segment(segment.number);
                 let page = filter.page(&within, project, after, limit);
-                for row in page.fetch(pool).await? {
+                for row in page.fetch(&mut *moment).await? {
                     lines.push(rows::read(&row)?);
                 }
                 lines.sort_by_key(|line| std::cmp::Reverse(Place::of(line)));
                 lines.truncate(wanted);
             }
-            found = self.segments(project, filter, until, Some(last)).await?;
+            last = found.last().copied();
+            if last.is_none() {
+                return Ok(AttemptPage::of(lines, limit));
+            }
         }
-        Ok(AttemptPage::of(lines, limit))
-    }
-
-    /// The next segments in which the value is that a filter looks up, and which have times that it takes: the latest first.
-    async fn segments(
-        &self,
-        project: &str,
-        filter: &AttemptFilter,
-        until: i64,
-        after: Option<Segment>,
-    ) -> Result<Vec<Segment>, StoreError> {
-        let asked = filter.segments(project, until, after);
-        let rows = asked.fetch(self.pool().await?).await?;
-        let segment = |row: &sqlx::any::AnyRow| {
-            Ok(Segment {
-                number: row.try_get(0)?,
-                last_ms: row.try_get(1)?,
-            })
-        };
-        rows.iter().map(segment).collect()
     }
 
     /// Forgets segments of which nothing is left: all that began before then was deleted.
@@ -189,6 +179,29 @@ impl Store {
 }
 
 impl AttemptFilter {
+    /// The next segments in which the value is that is looked up, and which have times that it takes: the latest first.
+    async fn found(
+        &self,
+        moment: &mut Transaction<'_, Any>,
+        project: &str,
+        until: i64,
+        after: Option<Segment>,
+    ) -> Result<Vec<Segment>, StoreError> {
+        let segment = |row: &AnyRow| {
+            Ok(Segment {
+                number: row.try_get(0)?,
+                last_ms: row.try_get(1)?,
+            })
+        };
+        let asked = self.segments(project, until, after);
+        asked
+            .fetch(&mut **moment)
+            .await?
+            .iter()
+            .map(segment)
+            .collect()
+    }
+
     /// Whether it says something that stands in the indexes by segment.
     pub(super) fn looks_up(&self) -> bool {
         let said = [&self.delivery, &self.event_id, &self.key, &self.contact];
