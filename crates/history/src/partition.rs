@@ -21,16 +21,16 @@ const BUDGET: ReadBudget = ReadBudget::of(256 * 1024);
 /// Records taken at a time: each holds up to [`ATTEMPTS_PER_RECORD_MAX`](hookline_model::limits::ATTEMPTS_PER_RECORD_MAX) attempts.
 const RECORDS: usize = 16;
 /// A batch that has so many bytes does not wait for more.
-const BYTES: usize = 256 * 1024;
+const BYTES: usize = 64 * 1024;
+/// One that has fewer waits for more, for this long: one transaction for what happens together.
+const LINGER: Duration = Duration::from_millis(100);
 /// Where more is there already, it may become so large: the more rows a transaction has, the fewer pages it writes for each of them. Only few
 /// batches at a time become so large.
-const BYTES_OF_BACKLOG: usize = 2 * 1024 * 1024;
+const BYTES_OF_BACKLOG: usize = 1024 * 1024;
 /// How long a batch waits to become so large. Those before it may wait for the registry.
 const LARGE_WITHIN: Duration = Duration::from_secs(1);
 /// What does not come within this is not there already.
 const THERE_WITHIN: Duration = Duration::from_millis(20);
-/// One that has fewer waits for more, for this long: one transaction for what happens together.
-const LINGER: Duration = Duration::from_millis(100);
 /// A transaction that takes longer is given up. What became of it is seen by the offset in the store.
 const WRITE_WITHIN: Duration = Duration::from_secs(30);
 

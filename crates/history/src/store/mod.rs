@@ -70,9 +70,9 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 const WRITERS_POSTGRES: usize = 4;
 /// Questions at the same time, besides.
 const READERS: u32 = 4;
-/// As many for who fills the store: leases and retention, which ask for little at a time. Connections take turns, so that with SQLite each
-/// comes to hold a whole cache and the large statements, 10 MiB.
-const READERS_FILLING: u32 = 1;
+/// As many for who fills the store: leases and retention, which ask for little at a time. With SQLite they wait for who writes anyway, and another
+/// connection would come to hold a whole cache and the large statements, too: 12 MiB.
+const READERS_FILLING_POSTGRES: u32 = 1;
 
 /// Settings of each SQLite connection. What a crash of the machine takes away is read again from the topics, so that not every transaction
 /// has to wait for the disk.
@@ -209,9 +209,10 @@ impl Store {
             Dialect::Sqlite => 1,
             Dialect::Postgres => WRITERS_POSTGRES,
         };
-        let readers = match used {
-            Use::Filling => READERS_FILLING,
-            Use::All | Use::Reading => READERS,
+        let readers = match (used, dialect) {
+            (Use::Filling, Dialect::Sqlite) => 0,
+            (Use::Filling, Dialect::Postgres) => READERS_FILLING_POSTGRES,
+            (Use::All | Use::Reading, _) => READERS,
         };
         let connections = readers + u32::try_from(writers).unwrap_or(1);
         let pool = AnyPoolOptions::new()
