@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hookline_journal::{
-    Appender, Cleanup, Journal, ReadBudget, Record, TopicSpec, append_when_room,
+    Appender, Cleanup, Journal, OnAppended, ReadBudget, Record, TopicSpec, append_when_room,
 };
 use hookline_tests::program::kafka_journal;
 use tokio::sync::Notify;
@@ -52,6 +52,38 @@ pub(crate) fn standard_body() -> String {
     )
 }
 
+/// What was handed to the journal and is not acknowledged yet, and one more until nothing else comes.
+#[derive(Clone)]
+struct Unacknowledged(Arc<(AtomicUsize, Notify)>);
+
+impl Unacknowledged {
+    fn new() -> Self {
+        Self(Arc::new((AtomicUsize::new(1), Notify::new())))
+    }
+
+    /// Counts one more, until this is called.
+    fn one(&self) -> OnAppended {
+        self.0.0.fetch_add(1, Ordering::Relaxed);
+        let done = Self::clone(self);
+        Box::new(move |result| {
+            done.less();
+            assert!(result.is_ok(), "an event was not stored");
+        })
+    }
+
+    fn less(&self) {
+        if self.0.0.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.1.notify_one();
+        }
+    }
+
+    /// Nothing else comes: waits for what was handed over.
+    async fn none(self) {
+        self.less();
+        self.0.1.notified().await;
+    }
+}
+
 /// Publishes so many events as fast as the journal takes them, and waits until all are acknowledged.
 pub(crate) async fn publish_all(
     appender: &dyn Appender,
@@ -59,27 +91,17 @@ pub(crate) async fn publish_all(
     partitions: u32,
     events: impl Iterator<Item = Record>,
 ) {
-    let waiting = Arc::new((AtomicUsize::new(1), Notify::new()));
+    let unacknowledged = Unacknowledged::new();
     for (n, record) in events.enumerate() {
-        waiting.0.fetch_add(1, Ordering::Relaxed);
         let partition = u32::try_from(n).unwrap_or(0) % partitions;
-        let done = Arc::clone(&waiting);
-        let callback = Box::new(move |result: Result<_, _>| {
-            assert!(result.is_ok(), "an event was not stored");
-            if done.0.fetch_sub(1, Ordering::AcqRel) == 1 {
-                done.1.notify_one();
-            }
-        });
-        append_when_room(appender, topic, partition, record, callback)
+        append_when_room(appender, topic, partition, record, unacknowledged.one())
             .await
             .expect("Kafka takes events");
     }
-    if waiting.0.fetch_sub(1, Ordering::AcqRel) > 1 {
-        waiting.1.notified().await;
-    }
+    unacknowledged.none().await;
 }
 
-/// Publishes at a steady rate.
+/// Publishes at a steady rate, and waits until all are acknowledged.
 pub(crate) async fn publish_at(
     appender: &dyn Appender,
     topic: &str,
@@ -92,6 +114,7 @@ pub(crate) async fn publish_at(
     let begun = Instant::now();
     let mut ticks = tokio::time::interval(Duration::from_millis(1));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let unacknowledged = Unacknowledged::new();
     let mut sent = 0;
     while sent < count {
         ticks.tick().await;
@@ -99,14 +122,14 @@ pub(crate) async fn publish_at(
         let due = (begun.elapsed().as_secs_f64() * rate as f64) as usize;
         while sent < due.min(count) {
             let partition = u32::try_from(sent).unwrap_or(0) % partitions;
-            let done =
-                Box::new(|result: Result<_, _>| assert!(result.is_ok(), "an event was not stored"));
+            let done = unacknowledged.one();
             append_when_room(appender, topic, partition, event(sent), done)
                 .await
                 .expect("Kafka takes events");
             sent += 1;
         }
     }
+    unacknowledged.none().await;
     count
 }
 
