@@ -22,6 +22,7 @@ mod tests;
 mod writer;
 
 use std::collections::BTreeMap;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -44,6 +45,9 @@ use writer::{Command, EmbeddedAppender};
 
 /// After a repair all partitions go on this much higher, so that no offset that was cut is used again.
 const OFFSETS_SKIPPED: u64 = 1 << 20;
+/// The file that says so, from before the first log is mended until the higher ends are stored: a crash in between makes them higher once more. Were
+/// they not stored, the next start would give out offsets that others may have committed to, or have taken for settled.
+const SKIPS: &str = "skips-offsets";
 /// As Kafka's limit for names of topics.
 const TOPIC_NAME_BYTES_MAX: usize = 249;
 const PARTITIONS_MAX: u32 = 4096;
@@ -120,12 +124,13 @@ impl EmbeddedJournal {
         let repairs = mend(&dir).map_err(|e| failed(e.to_string()))?;
         let store = Store::open(&store_dir(&dir)).map_err(|e| failed(e.to_string()))?;
         let loaded = store.load().map_err(failed)?;
-        let skipped = if repairs.is_empty() {
-            0
-        } else {
-            OFFSETS_SKIPPED
-        };
+        let skips = dir.join(SKIPS).exists();
+        let skipped = if skips { OFFSETS_SKIPPED } else { 0 };
         let shared = Arc::new(Shared::new(config, store, loaded, skipped).map_err(failed)?);
+        if skips {
+            shared.keep_ends().map_err(failed)?;
+            fs::remove_file(dir.join(SKIPS)).map_err(|e| failed(e.to_string()))?;
+        }
         let housekeeper = Arc::new(Housekeeper::default());
         let writing = thread("hookline-writer", {
             let shared = shared.clone();
@@ -260,7 +265,11 @@ fn store_dir(dir: &Path) -> PathBuf {
 }
 
 fn mend(dir: &Path) -> std::io::Result<Vec<String>> {
-    let repairs = repair::mend(&store_dir(dir), &dir.join("damaged"))?;
+    let skip = || {
+        File::create(dir.join(SKIPS))?.sync_all()?;
+        File::open(dir)?.sync_all()
+    };
+    let repairs = repair::mend(&store_dir(dir), &dir.join("damaged"), skip)?;
     for repair in &repairs {
         tracing::warn!(%repair, "the journal was damaged and has been mended");
     }

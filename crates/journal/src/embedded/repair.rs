@@ -60,14 +60,22 @@ impl std::fmt::Display for Repair {
     }
 }
 
-/// Checks all log files in `dir` and mends those that are damaged.
-pub(super) fn mend(dir: &Path, keep_in: &Path) -> io::Result<Vec<Repair>> {
+/// Checks all log files in `dir` and mends those that are damaged; `first` is done before any is changed.
+pub(super) fn mend(
+    dir: &Path,
+    keep_in: &Path,
+    first: impl FnOnce() -> io::Result<()>,
+) -> io::Result<Vec<Repair>> {
+    let mut first = Some(first);
     let mut repairs = Vec::new();
     for file in log_files(dir)? {
         let mut reader = Checker::open(&file)?;
         let Some(damage) = reader.first_damage()? else {
             continue;
         };
+        if let Some(first) = first.take() {
+            first()?;
+        }
         repairs.push(mend_file(&file, &damage, keep_in)?);
     }
     Ok(repairs)
@@ -424,7 +432,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("3.jnl");
         fs::write(&file, bytes).expect("written");
-        let repairs = mend(dir.path(), &dir.path().join("damaged")).expect("mended");
+        let repairs = mend(dir.path(), &dir.path().join("damaged"), || Ok(())).expect("mended");
         if repairs.iter().any(|r| r.batches_behind > 0) {
             let aside = fs::read(dir.path().join("damaged/3.jnl.0")).expect("kept");
             assert_eq!(aside, bytes);

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use fjall::PersistMode;
 use parking_lot::{Mutex, RwLock};
+use prost::Message as _;
 use tokio::sync::{oneshot, watch};
 
 use super::EmbeddedConfig;
 use super::groups::Groups;
-use super::store::{CommittedByGroup, Loaded, PartitionMeta, Store, TopicMeta};
+use super::store::{self, CommittedByGroup, Loaded, PartitionMeta, Store, TopicMeta};
 use super::writer::{Command, Queue};
 use crate::JournalError;
 
@@ -151,6 +153,29 @@ impl Shared {
             failed: OnceLock::new(),
             ended: watch::channel(false).0,
         })
+    }
+
+    /// Stores where each partition goes on, where no record shows it.
+    pub(super) fn keep_ends(&self) -> Result<(), String> {
+        let store = self.store.read();
+        let Some(store) = store.as_ref() else {
+            return Err("the journal is closed".to_owned());
+        };
+        let durable = Some(PersistMode::SyncData);
+        let topics = self.topics.read();
+        let partitions = topics.values().flat_map(|topic| &topic.partitions);
+        let mut batch = store.db.batch().durability(durable);
+        for partition in partitions {
+            let high = partition.next.load(Ordering::Acquire);
+            let marks = PartitionMeta {
+                high,
+                ..partition.marks()
+            };
+            let key = store::partition_key(partition.topic_id, partition.partition);
+            batch.insert(&store.meta, key, marks.encode_to_vec());
+            partition.publish_marks(marks);
+        }
+        batch.commit().map_err(|e| e.to_string())
     }
 
     /// A partition, if it exists.

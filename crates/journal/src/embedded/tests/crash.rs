@@ -107,6 +107,46 @@ async fn a_truncated_log_is_cut_at_a_whole_batch() {
     assert!(repairs[0].contains("bytes at the tail"), "{repairs:?}");
 }
 
+/// Whoever has read on into the room that was skipped has committed that, or takes what is below for settled: it must not come again.
+#[tokio::test]
+async fn offsets_that_were_skipped_stay_so() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let journal = open(dir.path());
+    let topics = [spec("full", 1, FOREVER), spec("empty", 2, FOREVER)];
+    journal.create_topics(&topics).await.expect("made");
+    append(&*journal, "full", record("k", "v")).await;
+    journal.close().await;
+    let ends = async || {
+        let journal = open(dir.path());
+        let ends = [
+            journal.end("full", 0).await.expect("there"),
+            journal.end("empty", 0).await.expect("there"),
+            journal.end("empty", 1).await.expect("there"),
+        ];
+        let repairs = journal.repairs().len();
+        journal.close().await;
+        (repairs, ends)
+    };
+    assert_eq!(ends().await, (0, [1, 0, 0]));
+    let file = newest_log(dir.path());
+    let log = OpenOptions::new().write(true).open(&file).expect("opens");
+    let used = used(&file) as u64;
+    log.write_all_at(b"\x01 torn", used).expect("written");
+    let skipped = [1, 0, 0].map(|end| end + OFFSETS_SKIPPED);
+    assert_eq!(ends().await, (1, skipped));
+    // Nothing was appended meanwhile.
+    assert_eq!(ends().await, (0, skipped));
+    // Mended, and then it crashed before the ends were stored.
+    fs::write(dir.path().join(SKIPS), "").expect("written");
+    let twice = skipped.map(|end| end + OFFSETS_SKIPPED);
+    assert_eq!(ends().await, (0, twice));
+    assert_eq!(ends().await, (0, twice));
+    let journal = open(dir.path());
+    let offset = append(&*journal, "full", record("k", "after")).await.offset;
+    assert_eq!(offset, Some(twice[0]));
+    journal.close().await;
+}
+
 #[tokio::test]
 async fn garbage_behind_the_log_is_cut() {
     for behind_the_room in [false, true] {
