@@ -183,7 +183,7 @@ impl History {
                 biased;
                 () = told(&mut stop) => break,
                 Some(done) = supervisor.running.join_next() => supervisor.ended(done).await,
-                _ = tick.tick() => supervisor.tick().await,
+                _ = tick.tick() => supervisor.tick(&mut stop).await,
             }
         }
         tell.send_replace(true);
@@ -210,11 +210,18 @@ impl Supervisor {
     }
 
     /// Says that this process is there, and takes or gives back partitions.
-    async fn tick(&mut self) {
-        let done = match timeout(TICK_WITHIN, self.share()).await {
-            Ok(done) => done,
-            Err(_) => Err(TickError::Late),
+    async fn tick(&mut self, stop: &mut watch::Receiver<bool>) {
+        // Bringing the tables to this version takes as long as it takes, where there is much in them.
+        let tables = tokio::select! {
+            biased;
+            () = told(stop) => return,
+            tables = self.around.store.tables() => tables,
         };
+        let done = match tables {
+            Ok(()) => timeout(TICK_WITHIN, self.share()).await,
+            Err(error) => Ok(Err(error.into())),
+        };
+        let done = done.unwrap_or(Err(TickError::Late));
         let failed_store = matches!(done, Err(TickError::Store(_) | TickError::Late));
         self.around.metrics.up.set(i64::from(!failed_store));
         match done {

@@ -31,6 +31,7 @@ use sqlx::any::{AnyConnectOptions, AnyPoolOptions, AnyRow};
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::{Any, AnyPool, ConnectOptions as _, Executor, Transaction};
 use tokio::sync::{Mutex, OnceCell, OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+use tokio::time::timeout;
 
 /// The migrations in their order. One that was released is never changed.
 const MIGRATIONS: [(i64, &str, &str); 5] = [
@@ -248,12 +249,22 @@ impl Store {
         self.migrated
             .get_or_try_init(|| async {
                 match self.used {
-                    Use::All | Use::Filling => self.migrate().await,
+                    Use::Filling => self.migrate().await,
+                    // Somebody waits for an answer; who fills it goes on with that.
+                    Use::All => {
+                        let done = timeout(ANSWER_WITHIN, self.migrate()).await;
+                        done.map_err(|_| StoreError::Late)?
+                    }
                     Use::Reading => self.ready().await,
                 }
             })
             .await?;
         Ok(&self.pool)
+    }
+
+    /// Brings its tables to this version, unless that was done before.
+    pub(crate) async fn tables(&self) -> Result<(), StoreError> {
+        self.pool().await.map(|_| ())
     }
 
     /// Brings its tables to this version. Others may do the same now: those of this process wait here, and what another process has done meanwhile
@@ -262,7 +273,13 @@ impl Store {
         static ONE_BY_ONE: Mutex<()> = Mutex::const_new(());
         let _turn = ONE_BY_ONE.lock().await;
         loop {
-            let before = self.version().await.unwrap_or_default();
+            let before = timeout(ANSWER_WITHIN, self.version()).await;
+            let before = before.map_err(|_| StoreError::Late)?.unwrap_or_default();
+            if before.is_some_and(|before| before < MIGRATIONS[MIGRATIONS.len() - 1].0) {
+                tracing::info!(
+                    "the tables of the history store are brought to this version; where there is much in them this takes minutes"
+                );
+            }
             match migrator(self.dialect, MIGRATIONS.len())
                 .run(&self.pool)
                 .await
@@ -441,7 +458,7 @@ impl Statement {
                 Argument::Text(text) => query.bind(text.as_str()),
             };
         }
-        let rows = tokio::time::timeout(within, query.fetch_all(from)).await;
+        let rows = timeout(within, query.fetch_all(from)).await;
         Ok(rows.map_err(|_| StoreError::Late)??)
     }
 }
