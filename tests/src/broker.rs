@@ -542,6 +542,22 @@ pub fn run_kcat(arguments: &[&str], input: &[u8]) -> Vec<u8> {
     output.stdout
 }
 
+/// Where `tests/tools/setup.sh` has put a tool, of whatever version.
+///
+/// # Panics
+/// When it has not.
+#[must_use]
+pub fn installed(tool: &str) -> PathBuf {
+    let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools");
+    let mut found = std::fs::read_dir(&tools).into_iter().flatten().flatten();
+    let of_tool = |entry: &std::fs::DirEntry| {
+        let name = entry.file_name();
+        name.to_string_lossy().starts_with(&format!("{tool}-"))
+    };
+    let found = found.find(of_tool);
+    found.expect("it is there: run `make setup`").path()
+}
+
 /// The directory into which cargo builds: that of the running test or benchmark.
 #[must_use]
 pub fn target_dir() -> PathBuf {

@@ -19,6 +19,10 @@ STANDARDWEBHOOKS_PY=1.1.0
 STANDARDWEBHOOKS_JS=1.1.1
 STANDARDWEBHOOKS_HOME="${SCHEMATHESIS_HOME%/*}/standardwebhooks-$STANDARDWEBHOOKS_PY-$STANDARDWEBHOOKS_JS"
 
+# Reads protobuf by proto files, for the test that somebody else can read our topics.
+PROTOBUFJS_VERSION=8.8.1
+PROTOBUFJS_HOME="${SCHEMATHESIS_HOME%/*}/protobufjs-$PROTOBUFJS_VERSION"
+
 have() { command -v "$1" >/dev/null 2>&1; }
 
 # The major version of the Java on the path, or nothing.
@@ -134,6 +138,16 @@ standardwebhooks() {
   touch "$STANDARDWEBHOOKS_HOME/.complete"
 }
 
+protobufjs() {
+  [ "$what" = test ] || return 0
+  [ -e "$PROTOBUFJS_HOME/.complete" ] && return 0
+  echo "installing protobufjs $PROTOBUFJS_VERSION (once, a few seconds)" >&2
+  rm -rf "${PROTOBUFJS_HOME%-*}"-*
+  mkdir -p "$PROTOBUFJS_HOME"
+  npm install --silent --no-audit --no-fund --prefix "$PROTOBUFJS_HOME" "protobufjs@$PROTOBUFJS_VERSION" >/dev/null
+  touch "$PROTOBUFJS_HOME/.complete"
+}
+
 look
 if [ ${#missing_packages[@]} -gt 0 ]; then
   if [ "$(id -u)" = 0 ] && have apt-get; then
@@ -158,3 +172,4 @@ rust_parts
 cargo_deny
 schemathesis
 standardwebhooks
+protobufjs

@@ -13,6 +13,7 @@ mod old_end;
 mod outcomes;
 mod poison;
 mod public_forms;
+mod public_topics;
 mod put_away;
 mod schedule_honoured;
 mod secrets_key_replaced;

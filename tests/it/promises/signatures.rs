@@ -1,10 +1,11 @@
 //! Requests are signed so that receivers can check them, by the reference implementations of Standard Webhooks, also while keys change over.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
 use hookline_tests::api::Api;
+use hookline_tests::broker::installed;
 use hookline_tests::program::{Engine, Site};
 use hookline_tests::receiver::{Received, Receiver};
 use hookline_tests::wait::at_least;
@@ -110,7 +111,7 @@ async fn taken(request: &Received, key: &Value) -> [bool; 2] {
 /// What an implementation says of a request: `taken`, or why not.
 async fn verified(implementation: &str, request: &Received, key: &Value) -> String {
     let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/signatures");
-    let home = home();
+    let home = installed("standardwebhooks");
     let mut command = match implementation {
         "python" => {
             let mut command = Command::new(home.join("python/bin/python"));
@@ -145,16 +146,4 @@ async fn verified(implementation: &str, request: &Received, key: &Value) -> Stri
     let output = child.wait_with_output().await.expect("ends");
     assert!(output.status.success(), "{implementation} failed");
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
-}
-
-/// Where `tests/tools/setup.sh` puts them.
-fn home() -> PathBuf {
-    let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools");
-    let found = std::fs::read_dir(&tools).into_iter().flatten().flatten();
-    let mut found = found.filter(|entry| {
-        let name = entry.file_name();
-        name.to_string_lossy().starts_with("standardwebhooks-")
-    });
-    let found = found.next().expect("they are there: run `make setup`");
-    found.path()
 }
