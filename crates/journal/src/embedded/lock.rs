@@ -47,9 +47,13 @@ impl DirectoryLock {
 
 impl Drop for DirectoryLock {
     fn drop(&mut self) {
-        // An empty file names nobody; the lock itself goes with the file handle.
+        // An empty file names nobody.
         if let Err(error) = self.file.set_len(0) {
             tracing::debug!(%error, "the lock file keeps its last pid");
+        }
+        // The lock would go with the file handle, but a process that is being started has a copy of that until it runs its program.
+        if let Err(error) = self.file.unlock() {
+            tracing::debug!(%error, "the lock goes with the last copy of its handle");
         }
     }
 }
@@ -76,5 +80,24 @@ fn busy(dir: &Path, file: &mut File) -> JournalError {
             "the data directory {} is held by {holder}: stop that one, or use another directory",
             dir.display()
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_of_the_handle_keeps_nobody_out() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let lock = DirectoryLock::acquire(dir.path()).expect("free");
+        let copy = lock.file.try_clone().expect("copied");
+        assert!(matches!(
+            DirectoryLock::acquire(dir.path()),
+            Err(JournalError::Busy { .. })
+        ));
+        drop(lock);
+        DirectoryLock::acquire(dir.path()).expect("free again");
+        drop(copy);
     }
 }
