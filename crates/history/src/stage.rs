@@ -218,10 +218,12 @@ impl Supervisor {
             tables = self.around.store.tables() => tables,
         };
         let done = match tables {
-            Ok(()) => timeout(TICK_WITHIN, self.share()).await,
-            Err(error) => Ok(Err(error.into())),
+            Ok(()) => match timeout(TICK_WITHIN, self.share()).await {
+                Ok(done) => done,
+                Err(_) => Err(TickError::Late),
+            },
+            Err(error) => Err(error.into()),
         };
-        let done = done.unwrap_or(Err(TickError::Late));
         let failed_store = matches!(done, Err(TickError::Store(_) | TickError::Late));
         self.around.metrics.up.set(i64::from(!failed_store));
         match done {

@@ -57,6 +57,8 @@ const MIGRATIONS: [(i64, &str, &str); 5] = [
         include_str!("../../migrations/0005_segments.sql"),
     ),
 ];
+/// The last of them.
+const VERSION: i64 = MIGRATIONS[MIGRATIONS.len() - 1].0;
 /// What a migration does besides with SQLite. The other database keeps statistics of its own.
 const MIGRATIONS_SQLITE: [(i64, &str); 2] = [
     (4, include_str!("../../migrations/0004_lists_sqlite.sql")),
@@ -78,7 +80,10 @@ const READERS_FILLING_POSTGRES: u32 = 1;
 /// Settings of each SQLite connection. What a crash of the machine takes away is read again from the topics, so that not every transaction
 /// has to wait for the disk.
 const PRAGMAS: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA busy_timeout = 10000; \
-     PRAGMA journal_size_limit = 67108864; PRAGMA wal_autocheckpoint = 8000; PRAGMA cache_size = -8000; PRAGMA temp_store = MEMORY;";
+     PRAGMA journal_size_limit = 67108864; PRAGMA wal_autocheckpoint = 8000; PRAGMA cache_size = -4000; PRAGMA temp_store = MEMORY;";
+
+/// The one connection of who fills it: the more of the pages stay that a transaction changes, the fewer are written twice.
+const PRAGMA_FILLING: &str = "PRAGMA cache_size = -8000;";
 
 /// Settings of each connection of who only reads. SQLite's file is opened so already.
 const PRAGMAS_READER: &str =
@@ -228,6 +233,9 @@ impl Store {
                         (Dialect::Postgres, Use::All | Use::Filling) => return Ok(()),
                     };
                     connection.execute(settings).await?;
+                    if (dialect, used) == (Dialect::Sqlite, Use::Filling) {
+                        connection.execute(PRAGMA_FILLING).await?;
+                    }
                     Ok(())
                 })
             })
@@ -275,7 +283,7 @@ impl Store {
         loop {
             let before = timeout(ANSWER_WITHIN, self.version()).await;
             let before = before.map_err(|_| StoreError::Late)?.unwrap_or_default();
-            if before.is_some_and(|before| before < MIGRATIONS[MIGRATIONS.len() - 1].0) {
+            if before.is_some_and(|before| before < VERSION) {
                 tracing::info!(
                     "the tables of the history store are brought to this version; where there is much in them this takes minutes"
                 );
@@ -307,8 +315,7 @@ impl Store {
             }
             _ => StoreError::Database(error),
         })?;
-        let (ours, ..) = MIGRATIONS[MIGRATIONS.len() - 1];
-        match version.unwrap_or(0).cmp(&ours) {
+        match version.unwrap_or(0).cmp(&VERSION) {
             std::cmp::Ordering::Equal => Ok(()),
             std::cmp::Ordering::Less => Err(StoreError::Unready(
                 "has the tables of an older version: a process of this version with the role `history` brings them to it",

@@ -4,6 +4,7 @@ use hookline_model::time::Millis;
 use serde::Serialize;
 use sqlx::Row as _;
 use sqlx::any::AnyRow;
+use tokio::time::timeout;
 
 use super::rows::{self, small};
 use super::segments::Within;
@@ -281,24 +282,30 @@ impl AttemptFilter {
 
     /// All conditions but for a place.
     pub(super) fn write_all(&self, statement: &mut Statement, within: &Within, project: &str) {
-        let whom = self.of_whom(project);
-        for (place, condition) in whom.iter().enumerate() {
-            statement.push(match place {
-                0 if whom.len() == 1 => "",
-                0 => "((",
-                _ => " OR (",
-            });
+        self.write_whom(statement, project, |statement, whom| {
             within.write(statement);
-            condition.write(statement);
-            statement.push(if whom.len() == 1 { "" } else { ")" });
-        }
-        statement.push(if whom.len() == 1 { "" } else { ")" });
+            whom.write(statement);
+        });
         self.write(statement);
     }
 
-    /// Whose attempts: any of these. Of a contact there are three indexes; each is entered only where project and segment stand beside it, and
-    /// nowhere else.
-    pub(super) fn of_whom(&self, project: &str) -> Vec<Whom> {
+    /// Whose attempts: any of these, with what `each` says of one. Of a contact there are three indexes; each is entered only where project and
+    /// segment stand beside it, and nowhere else.
+    pub(super) fn write_whom(
+        &self,
+        statement: &mut Statement,
+        project: &str,
+        each: impl Fn(&mut Statement, &Whom),
+    ) {
+        for (place, whom) in self.of_whom(project).iter().enumerate() {
+            statement.push(if place == 0 { "((" } else { " OR (" });
+            each(statement, whom);
+            statement.push(")");
+        }
+        statement.push(")");
+    }
+
+    fn of_whom(&self, project: &str) -> Vec<Whom> {
         let project = rows::plain(project).into_owned();
         let columns = match self.contact {
             None => &[None][..],
@@ -386,7 +393,7 @@ impl Store {
     ) -> Result<AttemptPage, StoreError> {
         if filter.looks_up() {
             let page = self.looked_up(project, filter, after, limit);
-            let page = tokio::time::timeout(ANSWER_WITHIN, page).await;
+            let page = timeout(ANSWER_WITHIN, page).await;
             return page.map_err(|_| StoreError::Late)?;
         }
         let pool = self.pool().await?;

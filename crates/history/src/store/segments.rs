@@ -229,17 +229,16 @@ impl AttemptFilter {
             statement.number(number);
             statement.push(")");
         }
-        statement.push(" AND (");
-        for (place, condition) in self.of_whom(project).into_iter().enumerate() {
-            statement.push(if place == 0 { "" } else { " OR " });
+        statement.push(" AND ");
+        self.write_whom(&mut statement, project, |statement, whom| {
             statement
                 .push("(SELECT 1 FROM attempts WHERE attempts.segment = segments.segment AND ");
-            condition.write(&mut statement);
-            looked_up.write(&mut statement);
+            whom.write(statement);
+            looked_up.write(statement);
             statement.push(" LIMIT 1) IS NOT NULL");
-        }
+        });
         statement.push(&format!(
-            ") ORDER BY last_ms DESC, segment DESC LIMIT {FOUND_AT_ONCE}"
+            " ORDER BY last_ms DESC, segment DESC LIMIT {FOUND_AT_ONCE}"
         ));
         statement
     }
