@@ -1,10 +1,10 @@
 //! The interface keeps to its own OpenAPI document, whatever is asked: schemathesis makes requests from the document, right ones and wrong
 //! ones, and holds every answer against it.
 
-use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use hookline_tests::broker::installed;
 use hookline_tests::program::{Engine, Site, free_port};
 use serde_json::json;
 use tokio::process::Command;
@@ -17,15 +17,6 @@ const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_co
 /// Repeats the run; the requests are the same as long as document and version of the tool are.
 const SEED: &str = "1";
 const WITHIN: Duration = Duration::from_secs(300);
-
-/// Where `tests/tools/setup.sh` puts it.
-fn schemathesis() -> PathBuf {
-    let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools");
-    let found = std::fs::read_dir(&tools).into_iter().flatten().flatten();
-    let mut found = found.map(|entry| entry.path().join("bin/schemathesis"));
-    let found = found.find(|program| program.is_file());
-    found.expect("schemathesis is there: run `make setup`")
-}
 
 #[tokio::test]
 async fn no_request_gets_an_answer_that_the_document_does_not_know() {
@@ -46,7 +37,7 @@ async fn no_request_gets_an_answer_that_the_document_does_not_know() {
         .await;
     assert_eq!(made.status, 201, "{}", made.body);
     let address = program.address();
-    let run = Command::new(schemathesis())
+    let run = Command::new(installed("schemathesis").join("bin/schemathesis"))
         .arg("run")
         .arg(format!("http://{address}/v1/openapi.json"))
         .args(["--url", &format!("http://{address}")])
